@@ -1,0 +1,1 @@
+"""Facedex: a self-hosted face recognition service."""

@@ -1,0 +1,145 @@
+"""Settings: the only reader of the environment.
+
+Values come from the process environment, then from the file `.env` beside `wsgi.py`. A key in `.env` that is not a setting,
+or a value that does not parse, is an error that names it.
+"""
+
+import hashlib
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# A Unix socket's path must fit in 108 bytes (sun_path, unix(7)), its final NUL and PostgreSQL's file name included.
+_SOCKET_DIR_MAX_BYTES = 80
+
+
+class SettingsError(Exception):
+    """A setting is unknown or malformed; the message names each, and never holds a secret."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. `.env.example` explains each field for them."""
+
+    model_config = SettingsConfigDict(env_file=PROJECT_ROOT / ".env", extra="forbid", frozen=True, env_ignore_empty=True)
+
+    storage_dir: Path = PROJECT_ROOT / "storage"
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    vector_db_enabled: bool = True
+    vector_db_url: SecretStr | None = None
+    db_pool_size: int = Field(8, ge=1, le=200)
+    db_pool_timeout_s: float = Field(5.0, gt=0)
+    db_connect_timeout_s: int = Field(10, ge=1)
+    db_statement_timeout_s: float = Field(30.0, gt=0)
+    search_exact_max_rows: int = Field(10_000, ge=0)
+    search_ef: int = Field(100, ge=10, le=1000)
+
+    face_model: str | None = None
+    max_image_pixels: int = Field(64_000_000, ge=1)
+    max_upload_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    max_request_files: int = Field(100, ge=1)
+    request_deadline_s: float = Field(10.0, gt=0, le=300)
+    enrol_min_face_px: int = Field(50, ge=1)
+
+    embedder_url: str | None = None
+    embedder_workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    embedder_queue: int = Field(64, ge=1, le=4096)
+    embedder_max_requests: int = Field(10_000, ge=0)
+
+    web_workers: int = Field(2, ge=1, le=64)
+    web_threads: int = Field(16, ge=1, le=256)
+
+    @field_validator("storage_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @field_validator("vector_db_url")
+    @classmethod
+    def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("embedder_url")
+    @classmethod
+    def _embedder_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("unix:/", "http://")):
+            raise ValueError("must be unix:/path or http://host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _only_pgvector_yet(self) -> Self:
+        if not self.vector_db_enabled:
+            raise ValueError("VECTOR_DB_ENABLED=false asks for the PKL service, which this version does not have yet")
+        return self
+
+    @property
+    def models_dir(self) -> Path:
+        """Installed model packs, one folder each."""
+        return self.storage_dir / "models"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Log files."""
+        return self.storage_dir / "logs"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """The admin API key, mode 600."""
+        return self.storage_dir / "admin.key"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets and other files that live as long as the processes do, mode 700.
+
+        Under the storage folder, or, where that path is too long for a Unix socket, in the system's temporary folder under a
+        name derived from it, so that every process of one installation arrives at the same place.
+        """
+        inside = self.storage_dir / "run"
+        if len(os.fsencode(inside)) <= _SOCKET_DIR_MAX_BYTES:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.storage_dir)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"facedex-{os.getuid()}-{digest}"
+
+    @property
+    def embedder_address(self) -> str:
+        """Where the worker pool listens: `unix:/path` or `http://host:port`."""
+        return self.embedder_url or f"unix:{self.run_dir / 'embedder.sock'}"
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The process's settings, parsed once.
+
+    Raises:
+        SettingsError: names every unknown or malformed setting.
+    """
+    return parse_settings()
+
+
+def parse_settings(**overrides: object) -> Settings:
+    """Parse the environment anew; `overrides` win over it.
+
+    Raises:
+        SettingsError: names every unknown or malformed setting.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        # The rejected value itself is left out: it may be a secret.
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("; ".join(lines)) from None

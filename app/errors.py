@@ -1,0 +1,280 @@
+"""Every error that Facedex raises on purpose.
+
+FacedexError
+├── InvalidRequest              the request cannot be understood
+│   ├── InvalidName             a domain or person name that cannot be kept
+│   ├── EmptyUpload             no picture where one is needed
+│   └── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
+├── ImageError
+│   ├── InvalidImage            the bytes are no picture, or a damaged one
+│   ├── UnsupportedImage        a picture, but of a format that is not accepted
+│   └── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
+├── RecognitionError
+│   ├── NoFaceFound             the detector found no face
+│   ├── SeveralFaces            several faces, none clearly the main one
+│   ├── FaceTooSmall            the main face is below the enrolment minimum
+│   ├── FaceBlurred             the main face is not sharp enough to enrol
+│   └── DuplicateFace           this picture, or one just like it, is enrolled already
+├── NotFound
+│   ├── DomainNotFound
+│   ├── PersonNotFound
+│   └── FaceNotFound
+├── Conflict
+│   ├── DomainExists
+│   ├── PersonExists
+│   └── ContractMismatch        embeddings of two different models would meet
+├── AccessError
+│   └── Unauthenticated         no key, or a wrong one
+├── ModelError
+│   ├── UnknownModel            no pack of that name is installed
+│   ├── InvalidPack             a pack whose manifest or files are wrong
+│   ├── LicenseNotAccepted      a pack whose licence must be accepted first
+│   └── DownloadFailed          a pack that could not be fetched
+├── EmbedderError
+│   ├── PoolBusy                the queue of the worker pool is full
+│   ├── WorkerCrashed           the worker died, and so did the one that tried again
+│   ├── WorkerTimeout           no answer before the deadline
+│   ├── ModelUnavailable        the pool is there but has no model loaded
+│   └── EmbedderUnavailable     the pool does not answer at all
+└── DatabaseError
+    ├── DatabaseUnavailable     it cannot be reached, or no connection was free in time
+    └── DatabaseTimeout         a statement ran past its limit
+
+`code` is stable and part of the API; `app/api/problems.py` maps each class to an HTTP answer.
+"""
+
+from typing import ClassVar
+
+
+class FacedexError(Exception):
+    """Base class. `str(error)` is safe to show to a client: no paths, no secrets, no traceback."""
+
+    code: ClassVar[str] = "error"
+
+
+class InvalidRequest(FacedexError):
+    """The request is malformed; the message names the field."""
+
+    code = "invalid_request"
+
+
+class InvalidName(InvalidRequest):
+    """A domain or person name is empty, too long, or holds control characters."""
+
+    code = "invalid_name"
+
+
+class EmptyUpload(InvalidRequest):
+    """The request carries no picture."""
+
+    code = "empty_upload"
+
+
+class UploadTooLarge(InvalidRequest):
+    """The body is longer than MAX_UPLOAD_BYTES."""
+
+    code = "upload_too_large"
+
+
+class ImageError(FacedexError):
+    """The uploaded bytes cannot be used as a picture."""
+
+    code = "image_error"
+
+
+class InvalidImage(ImageError):
+    """The bytes are not a picture, or are damaged or truncated."""
+
+    code = "invalid_image"
+
+
+class UnsupportedImage(ImageError):
+    """A picture of a format other than JPEG, PNG, WebP and BMP."""
+
+    code = "unsupported_image"
+
+
+class ImageTooLarge(ImageError):
+    """The header announces more pixels than MAX_IMAGE_PIXELS; nothing was decoded."""
+
+    code = "image_too_large"
+
+
+class RecognitionError(FacedexError):
+    """The picture was read, but its faces cannot be used as asked."""
+
+    code = "recognition_error"
+
+
+class NoFaceFound(RecognitionError):
+    """The detector found no face above its score threshold."""
+
+    code = "no_face"
+
+
+class SeveralFaces(RecognitionError):
+    """Several faces, none clearly the main one."""
+
+    code = "several_faces"
+
+
+class FaceTooSmall(RecognitionError):
+    """The main face is smaller than the enrolment minimum."""
+
+    code = "face_too_small"
+
+
+class FaceBlurred(RecognitionError):
+    """The main face is less sharp than the enrolment minimum."""
+
+    code = "face_blurred"
+
+
+class DuplicateFace(RecognitionError):
+    """The same picture, or one with a practically identical embedding, is enrolled already."""
+
+    code = "duplicate"
+
+
+class NotFound(FacedexError):
+    """The thing named does not exist."""
+
+    code = "not_found"
+
+
+class DomainNotFound(NotFound):
+    """No such domain."""
+
+    code = "domain_not_found"
+
+
+class PersonNotFound(NotFound):
+    """No such person in this domain."""
+
+    code = "person_not_found"
+
+
+class FaceNotFound(NotFound):
+    """No such enrolled face of this person."""
+
+    code = "face_not_found"
+
+
+class Conflict(FacedexError):
+    """The request contradicts what is stored."""
+
+    code = "conflict"
+
+
+class DomainExists(Conflict):
+    """A domain of that name exists already."""
+
+    code = "domain_exists"
+
+
+class PersonExists(Conflict):
+    """A person of that label exists already in this domain."""
+
+    code = "person_exists"
+
+
+class ContractMismatch(Conflict):
+    """The domain's templates come from another embedding contract than the loaded model's."""
+
+    code = "contract_mismatch"
+
+
+class AccessError(FacedexError):
+    """The caller may not do this."""
+
+    code = "access_denied"
+
+
+class Unauthenticated(AccessError):
+    """No API key, or one that is not known."""
+
+    code = "unauthenticated"
+
+
+class ModelError(FacedexError):
+    """A model pack cannot be used."""
+
+    code = "model_error"
+
+
+class UnknownModel(ModelError):
+    """No pack of that name is installed."""
+
+    code = "unknown_model"
+
+
+class InvalidPack(ModelError):
+    """The pack's manifest is malformed, or a file is missing or has another digest."""
+
+    code = "invalid_pack"
+
+
+class LicenseNotAccepted(ModelError):
+    """The pack's licence has to be accepted before it is installed."""
+
+    code = "license_not_accepted"
+
+
+class DownloadFailed(ModelError):
+    """The pack could not be fetched, or is not what was announced."""
+
+    code = "download_failed"
+
+
+class EmbedderError(FacedexError):
+    """The worker pool gave no result."""
+
+    code = "embedder_error"
+
+
+class PoolBusy(EmbedderError):
+    """All workers are busy and the queue is full."""
+
+    code = "pool_busy"
+
+
+class WorkerCrashed(EmbedderError):
+    """A worker died on this picture, and so did the worker that tried again."""
+
+    code = "worker_crashed"
+
+
+class WorkerTimeout(EmbedderError):
+    """No worker answered before the deadline."""
+
+    code = "worker_timeout"
+
+
+class ModelUnavailable(EmbedderError):
+    """The worker that took the request has no model loaded."""
+
+    code = "model_unavailable"
+
+
+class EmbedderUnavailable(EmbedderError):
+    """Nothing listens at the pool's address."""
+
+    code = "embedder_unavailable"
+
+
+class DatabaseError(FacedexError):
+    """The database gave no result."""
+
+    code = "database_error"
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached, or no connection became free in time."""
+
+    code = "database_unavailable"
+
+
+class DatabaseTimeout(DatabaseError):
+    """A statement ran longer than DB_STATEMENT_TIMEOUT_S."""
+
+    code = "database_timeout"

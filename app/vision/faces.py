@@ -1,0 +1,80 @@
+"""What the vision part says about a picture. Needs NumPy only, so that the web process may import it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An axis-parallel rectangle in pixels of the picture as a viewer shows it (EXIF orientation applied).
+
+    `x`, `y` is the upper left corner; the box lies inside the picture.
+    """
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    @property
+    def area_px(self) -> int:
+        """Width times height, in square pixels."""
+        return self.w * self.h
+
+
+@dataclass(frozen=True, slots=True)
+class FaceQuality:
+    """What decides whether a face is good enough to enrol.
+
+    Attributes:
+        size_px: the shorter side of the box, in pixels.
+        sharpness: variance of the Laplacian of the aligned grey face, comparable within one pack only.
+    """
+
+    size_px: int
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face of a picture.
+
+    Attributes:
+        box: where the face is.
+        score: the detector's own score; higher is surer; the scale belongs to the pack.
+        landmarks: float32, (5, 2), x-y in pixels: left eye, right eye, nose, left and right mouth corner, as seen. For packs
+            whose predictor gives other points (dlib: eye corners and nose), those points in that predictor's order.
+        quality: size and sharpness.
+        embedding: float32, (D,), unit length; None where only detection was asked for.
+    """
+
+    box: Box
+    score: float
+    landmarks: Float32Array
+    quality: FaceQuality
+    embedding: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """All faces of one picture, largest box first.
+
+    Attributes:
+        width_px, height_px: size of the picture as a viewer shows it.
+        faces: largest first.
+        model: name of the pack that made it.
+        contract: id of the embedding contract, `EmbeddingContract.id`.
+        timings_ms: time by stage: decode, detect, embed.
+    """
+
+    width_px: int
+    height_px: int
+    faces: tuple[Face, ...]
+    model: str
+    contract: str
+    timings_ms: dict[str, float] = field(default_factory=dict)
