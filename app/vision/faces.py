@@ -47,8 +47,8 @@ class Face:
     Attributes:
         box: where the face is.
         score: the detector's own score; higher is surer; the scale belongs to the pack.
-        landmarks: float32, (5, 2), x-y in pixels: left eye, right eye, nose, left and right mouth corner, as seen. For packs
-            whose predictor gives other points (dlib: eye corners and nose), those points in that predictor's order.
+        landmarks: float32, (5, 2), x-y in pixels: left eye, right eye, nose, left and right mouth corner, as seen. For
+            packs whose predictor gives other points (dlib: eye corners and nose), those in that predictor's order.
         quality: size and sharpness.
         embedding: float32, (D,), unit length; None where only detection was asked for.
     """
