@@ -1,0 +1,79 @@
+"""What crosses the socket between the web side and the pool: raw picture bytes one way, JSON the other.
+
+Vectors travel as base64 of little-endian float32: half the size of decimal text, and exact.
+"""
+
+import base64
+import json
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from app.vision.faces import Analysis, Box, Face, FaceQuality, Float32Array
+
+EmbedMode = Literal["all", "largest", "none"]
+EMBED_MODES: Final[tuple[EmbedMode, ...]] = ("all", "largest", "none")
+
+# The deadline on CLOCK_MONOTONIC, in seconds: meaningful on the machine that set it only.
+DEADLINE_HEADER: Final = "X-Deadline-Monotonic"
+# The time left when the request was sent, in seconds: for a pool on another machine.
+TIMEOUT_HEADER: Final = "X-Timeout"
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+
+
+def encode_vector(vector: Float32Array) -> str:
+    """Base64 of the float32 vector's little-endian bytes."""
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
+def decode_vector(text: str) -> Float32Array:
+    """The float32 vector that `encode_vector` wrote."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float32, copy=False)
+
+
+def dump_analysis(analysis: Analysis) -> bytes:
+    """One analysis as UTF-8 JSON."""
+    return json.dumps(
+        {
+            "width_px": analysis.width_px,
+            "height_px": analysis.height_px,
+            "model": analysis.model,
+            "contract": analysis.contract,
+            "timings_ms": analysis.timings_ms,
+            "faces": [_face_to_json(face) for face in analysis.faces],
+        }
+    ).encode()
+
+
+def load_analysis(body: bytes) -> Analysis:
+    """The analysis that `dump_analysis` wrote."""
+    data = json.loads(body)
+    return Analysis(
+        width_px=data["width_px"],
+        height_px=data["height_px"],
+        faces=tuple(_face_from_json(face) for face in data["faces"]),
+        model=data["model"],
+        contract=data["contract"],
+        timings_ms=data["timings_ms"],
+    )
+
+
+def _face_to_json(face: Face) -> dict[str, Any]:
+    return {
+        "box": [face.box.x, face.box.y, face.box.w, face.box.h],
+        "score": face.score,
+        "landmarks": np.asarray(face.landmarks, dtype=np.float64).round(2).tolist(),
+        "size_px": face.quality.size_px,
+        "sharpness": face.quality.sharpness,
+        "embedding": None if face.embedding is None else encode_vector(face.embedding),
+    }
+
+
+def _face_from_json(data: dict[str, Any]) -> Face:
+    return Face(
+        box=Box(*data["box"]),
+        score=data["score"],
+        landmarks=np.asarray(data["landmarks"], dtype=np.float32),
+        quality=FaceQuality(size_px=data["size_px"], sharpness=data["sharpness"]),
+        embedding=None if data["embedding"] is None else decode_vector(data["embedding"]),
+    )

@@ -1,0 +1,111 @@
+"""Logging: one line per event, the request id in each, through structlog over the standard library.
+
+Every process of a part appends to that part's file under `storage/logs`; `logrotate` may move the file away at any time.
+"""
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+from gunicorn.glogging import Logger as GunicornLoggerBase
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.config import Settings, load_settings
+
+
+def _message_first(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
+    """`time [level] message key=value …`: operators grep for the message, so nothing stands inside it."""
+    head = f"{event.pop('timestamp')} [{event.pop('level')}] {_one_line(event.pop('event'))}"
+    event.pop("logger", None)
+    exception = event.pop("exception", None)
+    tail = "".join(f" {key}={_quoted(value)}" for key, value in sorted(event.items()) if value not in ("", None))
+    return head + tail + (f"\n{exception}" if exception else "")
+
+
+def _one_line(value: object) -> str:
+    """Names may hold any text: a line break in one must not look like a log line of its own."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
+
+
+def _quoted(value: object) -> str:
+    text = _one_line(value)
+    return f'"{text}"' if " " in text else text
+
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
+
+
+def configure_logging(settings: Settings, log_file: Path | None = None) -> None:
+    """Send structlog and the standard library's loggers to `log_file`, or to standard error.
+
+    Idempotent; opens the file with mode 640 where it does not exist.
+    """
+    handler: logging.Handler
+    if log_file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file.touch(mode=0o640)
+        handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+    renderer: Processor = _message_first if settings.log_format == "console" else structlog.processors.JSONRenderer()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(settings.log_level)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _PartLogger(GunicornLoggerBase):  # type: ignore[misc]
+    """Gunicorn's own messages go where the application's go."""
+
+    file_name: str
+
+    def setup(self, _cfg: Any) -> None:
+        settings = load_settings()
+        configure_logging(settings, settings.logs_dir / self.file_name)
+        for logger in (self.error_log, self.access_log):
+            logger.propagate = True
+            logger.setLevel(settings.log_level)
+
+    def access(self, *_args: Any, **_kwargs: Any) -> None:
+        """The application writes its own line per request, with the request id."""
+
+    def reopen_files(self) -> None:
+        """Nothing to do: the handler notices that its file was moved."""
+
+
+class WebLogger(_PartLogger):
+    """Logger of the web processes."""
+
+    file_name = "gunicorn-error.log"
+
+
+class EmbedderLogger(_PartLogger):
+    """Logger of the worker pool."""
+
+    file_name = "embedder.log"
