@@ -1,0 +1,1 @@
+"""HTTP: one module a resource. A view parses, calls one service, dumps."""

@@ -1,0 +1,137 @@
+"""Errors as RFC 9457 answers. One table; a test asserts that it covers every error class."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, jsonify
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from app import errors
+
+log = structlog.stdlib.get_logger("facedex.api")
+
+# Class → (status, title). A subclass without a line of its own uses its nearest parent's.
+PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
+    errors.FacedexError: (500, "Internal error"),
+    errors.InvalidRequest: (400, "Invalid request"),
+    errors.InvalidName: (422, "Invalid name"),
+    errors.EmptyUpload: (400, "No picture"),
+    errors.UploadTooLarge: (413, "Upload too large"),
+    errors.ImageError: (422, "Unusable picture"),
+    errors.InvalidImage: (422, "Not a readable picture"),
+    errors.UnsupportedImage: (415, "Unsupported picture format"),
+    errors.ImageTooLarge: (413, "Too many pixels"),
+    errors.RecognitionError: (422, "Unusable face"),
+    errors.NoFaceFound: (422, "No face found"),
+    errors.SeveralFaces: (422, "Several faces"),
+    errors.FaceTooSmall: (422, "Face too small"),
+    errors.FaceBlurred: (422, "Face blurred"),
+    errors.DuplicateFace: (409, "Enrolled already"),
+    errors.NotFound: (404, "Not found"),
+    errors.DomainNotFound: (404, "No such domain"),
+    errors.PersonNotFound: (404, "No such person"),
+    errors.FaceNotFound: (404, "No such face"),
+    errors.Conflict: (409, "Conflict"),
+    errors.DomainExists: (409, "Domain exists"),
+    errors.PersonExists: (409, "Person exists"),
+    errors.ContractMismatch: (409, "Another model's embeddings"),
+    errors.AccessError: (403, "Access denied"),
+    errors.Unauthenticated: (401, "API key needed"),
+    errors.ModelError: (500, "Model pack unusable"),
+    errors.UnknownModel: (404, "No such model"),
+    errors.InvalidPack: (500, "Model pack damaged"),
+    errors.LicenseNotAccepted: (409, "Licence not accepted"),
+    errors.DownloadFailed: (502, "Download failed"),
+    errors.EmbedderError: (500, "Embedding failed"),
+    errors.PoolBusy: (503, "All workers are busy"),
+    errors.WorkerCrashed: (500, "Worker crashed"),
+    errors.WorkerTimeout: (504, "Deadline passed"),
+    errors.ModelUnavailable: (503, "No model loaded"),
+    errors.EmbedderUnavailable: (503, "Worker pool unavailable"),
+    errors.DatabaseError: (500, "Database error"),
+    errors.DatabaseUnavailable: (503, "Database unavailable"),
+    errors.DatabaseTimeout: (504, "Database too slow"),
+}
+
+_RETRY_AFTER_S = {503: 2}
+
+
+def problem_of(error: errors.FacedexError) -> dict[str, Any]:
+    """The RFC 9457 members of an error, `status` among them."""
+    status, title = next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+    return _problem(status, title, error.code, str(error))
+
+
+def problem_response(error: errors.FacedexError, **extra: Any) -> Response:
+    """The HTTP answer to an error; `extra` members are added to its body."""
+    return _respond(problem_of(error) | extra)
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Answer every exception of a view with a problem document."""
+    app.register_error_handler(errors.FacedexError, _on_facedex_error)
+    app.register_error_handler(HTTPException, _on_http_exception)
+    app.register_error_handler(Exception, _on_unexpected)
+
+
+def validation_problem(error: ValidationError) -> Response:
+    """The answer to parameters that do not fit their schema; names each, without repeating the values."""
+    fields = [
+        {"field": ".".join(str(part) for part in item["loc"]) or "body", "message": item["msg"]}
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    detail = "; ".join(f"{field['field']}: {field['message']}" for field in fields)
+    return _respond(_problem(422, "Invalid parameters", "invalid_parameters", detail) | {"errors": fields})
+
+
+def _problem(status: int, title: str, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:facedex:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": g.get("request_id", ""),
+    }
+
+
+def _respond(problem: dict[str, Any]) -> Response:
+    response = jsonify(problem)
+    response.status_code = problem["status"]
+    response.content_type = "application/problem+json"
+    g.problem_code = problem["code"]
+    if problem["status"] in _RETRY_AFTER_S:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S[problem["status"]])
+    if problem["status"] == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _on_facedex_error(error: errors.FacedexError) -> Response:
+    response = problem_response(error)
+    if response.status_code >= 500:
+        log.error(f"[API] {error.code}: {error}", exc_info=error)
+    return response
+
+
+def _on_http_exception(error: HTTPException) -> Response:
+    if isinstance(error, RequestEntityTooLarge):
+        return problem_response(errors.UploadTooLarge("The request is larger than this service accepts."))
+    if error.response is not None and error.code is None:  # `abort(response)`: it is the answer already
+        return error.response  # type: ignore[return-value]
+    status = error.code or 500
+    phrase = HTTPStatus(status).phrase
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    response = _respond(_problem(status, phrase, code, error.description or phrase))
+    # Allow (405), Location (308) and the like belong to the answer.
+    for name, value in error.get_headers():
+        if name not in ("Content-Type", "Content-Length"):
+            response.headers[name] = value
+    return response
+
+
+def _on_unexpected(error: Exception) -> Response:
+    log.error("[API] Unexpected exception", exc_info=error)
+    return _respond(_problem(500, "Internal error", "internal_error", "An unexpected error; the log has the details."))
