@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     face_model: str | None = None
     max_image_pixels: int = Field(64_000_000, ge=1)
     max_upload_bytes: int = Field(32 * 1024 * 1024, ge=1024)
-    max_request_files: int = Field(100, ge=1)
+    max_request_files: int = Field(100, ge=1, le=1000)
+    max_request_bytes: int = Field(256 * 1024 * 1024, ge=1024)
     request_deadline_s: float = Field(10.0, gt=0, le=300)
     enrol_min_face_px: int = Field(50, ge=1)
 
@@ -62,7 +63,8 @@ class Settings(BaseSettings):
     @field_validator("storage_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().resolve()
+        # Relative to the checkout, not to the caller's folder: every process must arrive at the same data.
+        return (PROJECT_ROOT / value.expanduser()).resolve()
 
     @field_validator("vector_db_url")
     @classmethod

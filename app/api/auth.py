@@ -1,0 +1,92 @@
+"""Who may call: every request but those for health needs an API key."""
+
+import os
+import secrets
+from pathlib import Path
+
+from flask import Flask, Response, current_app, make_response, request
+
+from app.api.problems import problem_response
+from app.errors import Unauthenticated
+
+# Answered to anybody: a load balancer has no key.
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
+# Read in a browser, which can send a key only as the password of HTTP Basic. Nowhere else: a browser sends remembered
+# Basic credentials along with requests that other sites make it send.
+BROWSER_PREFIXES = ("/docs", "/openapi.json")
+
+
+def create_admin_key(path: Path) -> bool:
+    """Write a new random admin key to `path`, mode 600, unless there is one.
+
+    Returns:
+        whether a key was made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", opener=_private) as stream:
+            stream.write(f"fdx_{secrets.token_urlsafe(32)}\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def register_auth(app: Flask, admin_key_file: Path) -> None:
+    """Ask every request for the admin key, which is read from its file each time it has changed."""
+    keys = _AdminKey(admin_key_file)
+
+    @app.before_request
+    def _require_key() -> Response | None:
+        if request.path in PUBLIC_PATHS:
+            return None
+        given = _presented_key()
+        if given is not None and keys.accepts(given):
+            return None
+        return _refuse(given)
+
+
+def _refuse(given: str | None) -> Response:
+    detail = "Unknown API key." if given else "Send the API key as 'Authorization: Bearer …' or as 'x-api-key: …'."
+    response = problem_response(Unauthenticated(detail))
+    if request.path.startswith(BROWSER_PREFIXES):
+        response.headers["WWW-Authenticate"] = 'Basic realm="Facedex: the password is the API key"'
+    # Closing spares the server from reading the rest of an upload that nobody may make.
+    response.headers["Connection"] = "close"
+    return make_response(response)
+
+
+def _presented_key() -> str | None:
+    authorization = request.authorization
+    if authorization is not None and authorization.type == "bearer" and authorization.token:
+        return authorization.token
+    if key := request.headers.get("x-api-key"):
+        return key
+    if authorization is not None and authorization.type == "basic" and request.path.startswith(BROWSER_PREFIXES):
+        return authorization.password
+    return None
+
+
+class _AdminKey:
+    """The key in the file, so that replacing the file replaces the key without a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._loaded: tuple[int, bytes] | None = None
+
+    def accepts(self, given: str) -> bool:
+        key = self._current()
+        return key is not None and secrets.compare_digest(key, given.encode("utf-8", "surrogateescape"))
+
+    def _current(self) -> bytes | None:
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+            if self._loaded is None or self._loaded[0] != changed_ns:
+                self._loaded = (changed_ns, self._path.read_bytes().strip())
+        except OSError:
+            current_app.logger.error("[API] The admin key file cannot be read: nobody is let in")
+            return None
+        return self._loaded[1] or None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

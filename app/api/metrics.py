@@ -1,0 +1,33 @@
+"""Prometheus metrics, summed over the web processes (prometheus_client's multi-process mode)."""
+
+import os
+
+from flask import Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+REQUESTS = Counter("facedex_http_requests_total", "Answered requests", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram("facedex_http_request_seconds", "Time to answer", ["method", "route"], buckets=_BUCKETS_S)
+STAGE_SECONDS = Histogram("facedex_recognition_stage_seconds", "Time by stage", ["stage"], buckets=_BUCKETS_S)
+DECISIONS = Counter("facedex_face_decisions_total", "Faces by decision", ["mode", "decision"])
+ENROLMENTS = Counter("facedex_enrolment_files_total", "Pictures offered for enrolment, by outcome", ["outcome"])
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def observe_request(method: str, route: str, status: int, elapsed_s: float) -> None:
+    """Count one answered request; a made-up method does not make a new time series."""
+    method = method if method in _METHODS else "other"
+    REQUESTS.labels(method, route, str(status)).inc()
+    REQUEST_SECONDS.labels(method, route).observe(elapsed_s)
+
+
+def metrics_response() -> Response:
+    """All metrics in Prometheus' text format."""
+    registry: CollectorRegistry = REGISTRY
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

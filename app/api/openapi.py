@@ -1,0 +1,43 @@
+"""What the generated `/openapi.json` says about all operations alike."""
+
+from typing import Any, Final
+
+from app.api.schemas import Problem
+
+SECURITY_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+SECURITY: Final[list[dict[str, list[Any]]]] = [{"bearer": []}, {"header": []}]
+_PROBLEM: Final[dict[str, Any]] = {
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+}
+# The code in the body says which of the reasons listed in docs/api.md applies.
+PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
+    400: _PROBLEM | {"description": "The request cannot be understood"},
+    401: _PROBLEM | {"description": "No API key, or an unknown one"},
+    404: _PROBLEM | {"description": "What the path names does not exist"},
+    409: _PROBLEM | {"description": "The request contradicts what is stored"},
+    413: _PROBLEM | {"description": "Too many bytes or pixels"},
+    415: _PROBLEM | {"description": "A picture of a format that is not accepted"},
+    422: _PROBLEM | {"description": "Parameters, picture or face cannot be used"},
+    503: _PROBLEM | {"description": "Busy or not available; see Retry-After"},
+    504: _PROBLEM | {"description": "The deadline passed"},
+}
+ERROR_MODEL: Final = Problem
+
+
+def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any]:
+    """The three ways to send a picture, with the further `fields` of form and JSON."""
+    binary = {"type": "string", "format": "binary"}
+    file = {"type": "array", "items": binary} if many else binary
+    content: dict[str, Any] = {
+        "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": file} | fields}},
+        "image/*": {"schema": binary},
+    }
+    if not many:
+        image = {"type": "string", "contentEncoding": "base64"}
+        content["application/json"] = {
+            "schema": {"type": "object", "required": ["image"], "properties": {"image": image} | fields}
+        }
+    return {"requestBody": {"required": True, "content": content}}

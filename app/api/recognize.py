@@ -1,0 +1,65 @@
+"""`POST /recognize`: a photo in, names out."""
+
+import time
+from typing import Any
+
+from flask import g, request
+from flask.typing import ResponseReturnValue
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import ValidationError
+
+from app.api.metrics import DECISIONS, STAGE_SECONDS
+from app.api.openapi import PROBLEM_RESPONSES, SECURITY, picture_body
+from app.api.pictures import parse_probe
+from app.api.problems import validation_problem
+from app.api.schemas import RecognitionAnswer, RecognizeParameters
+from app.api.wiring import services
+from app.names import clean_name
+from app.recognition.answer import build_answer
+from app.recognition.service import RecognitionRequest, RecognitionResult
+
+bp = APIBlueprint(
+    "recognize", __name__, abp_tags=[Tag(name="recognition")], abp_security=SECURITY, abp_responses=PROBLEM_RESPONSES
+)
+
+_BODY: dict[str, Any] = picture_body(
+    {
+        "domain": {"type": "string", "description": "name or id of the domain to search"},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 5},
+        "threshold": {"type": "number", "exclusiveMinimum": 0, "maximum": 2},
+    }
+)
+
+
+@bp.post("/recognize", responses={200: RecognitionAnswer}, openapi_extensions=_BODY)
+def recognize() -> ResponseReturnValue:
+    """Name every face of one picture from a domain's gallery (1:N).
+
+    The picture is the multipart field `file`, the raw body, or base64 under the JSON key `image`. A picture without faces,
+    or with nobody known on it, is a success with empty lists.
+    """
+    settings = services().settings
+    probe = parse_probe(request, max_bytes=settings.max_upload_bytes)
+    try:
+        parameters = RecognizeParameters.model_validate(probe.parameters)
+    except ValidationError as error:
+        return validation_problem(error)
+    result = services().recognition.recognize(
+        RecognitionRequest(
+            image=probe.image,
+            domain=clean_name(parameters.domain, "domain"),
+            top_k=parameters.top_k,
+            threshold=parameters.threshold,
+            deadline=g.deadline,
+            request_id=g.request_id,
+        )
+    )
+    _observe(result)
+    return build_answer(result, request_id=g.request_id, elapsed_s=time.monotonic() - g.started_s)
+
+
+def _observe(result: RecognitionResult) -> None:
+    for stage, elapsed_ms in result.timings_ms.items():
+        STAGE_SECONDS.labels(stage).observe(elapsed_ms / 1000)
+    for face in result.faces:
+        DECISIONS.labels(result.mode, face.decision.value).inc()

@@ -1,0 +1,270 @@
+"""What the API takes and answers, as pydantic models: the source of `/openapi.json`."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `code` is stable."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+
+
+class DomainPath(_In):
+    """A domain in the path."""
+
+    domain: str = Field(description="the domain's name, or its numeric id where the name cannot stand in a path")
+
+
+class PersonPath(DomainPath):
+    """A person in the path."""
+
+    label: str = Field(description="the person's label, or the person's id where the label cannot stand in a path")
+
+
+class FacePath(PersonPath):
+    """An enrolled face in the path."""
+
+    face_id: str = Field(description="the face's id")
+
+
+class PageQuery(_In):
+    """Which page of a list."""
+
+    limit: int = Field(50, ge=1, le=500, description="most items to return")
+    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the page before")
+
+
+class PersonListQuery(PageQuery):
+    """Which persons of a domain."""
+
+    q: str | None = Field(None, max_length=200, description="text that the label or the display name contains")
+
+
+class NewDomain(_In):
+    """A domain to create."""
+
+    name: str = Field(description="any text of up to 200 characters")
+
+
+class NewPerson(_In):
+    """A person to create."""
+
+    label: str = Field(description="unique in the domain; any text of up to 200 characters")
+    display_name: str | None = Field(None, description="the name to show; the label where it is not given")
+
+
+class PersonChange(_In):
+    """What to change of a person; a key that is left out stays."""
+
+    label: str | None = None
+    display_name: str | None = Field(None, description="null shows the label again")
+
+
+class RecognizeParameters(_In):
+    """Parameters of a recognition request, from the form, the query or the JSON body."""
+
+    domain: str = Field(description="name or id of the domain to search")
+    top_k: int = Field(5, ge=1, le=100, description="candidates to list per face")
+    threshold: float | None = Field(
+        None, gt=0, le=2, description="largest cosine distance of a match; the model pack's where it is not given"
+    )
+
+
+class Coordinates(BaseModel):
+    """A rectangle in pixels of the uploaded picture as a viewer shows it."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+class RecognizedPerson(BaseModel):
+    """A face that was named."""
+
+    name: str
+    face_coordinates: Coordinates
+
+
+class MatchMetrics(BaseModel):
+    """How sure a match is."""
+
+    confidence_percentage: float = Field(description="calibrated probability of being the same person, 50 at the threshold")
+    occurrences: int = Field(description="templates of the person within the threshold")
+    min_distance: float = Field(description="cosine distance of the nearest template")
+    weighted_score: float = Field(description="confidence at the mean distance of those templates")
+
+
+class DetectedMatch(BaseModel):
+    """A person within the threshold of some face."""
+
+    person_name: str
+    metrics: MatchMetrics
+
+
+class BestMatch(BaseModel):
+    """The nearest match of the picture."""
+
+    person_name: str
+    distance: float
+    confidence: float
+
+
+class CandidatePerson(BaseModel):
+    """Who a candidate is."""
+
+    id: str | None
+    label: str
+    name: str
+
+
+class CandidateOut(BaseModel):
+    """One person of the gallery compared with one face."""
+
+    person: CandidatePerson
+    distance: float
+    similarity: float
+    confidence: float
+
+
+class FaceOut(BaseModel):
+    """One face of the picture."""
+
+    box: Coordinates
+    detection_score: float
+    decision: str = Field(description="match, ambiguous or unknown")
+    candidates: list[CandidateOut]
+
+
+class ImageSize(BaseModel):
+    """Size in pixels as a viewer shows it."""
+
+    width: int
+    height: int
+
+
+class RecognitionAnswer(BaseModel):
+    """The answer to a recognition request."""
+
+    status: str
+    recognized_persons: list[RecognizedPerson]
+    all_detected_matches: list[DetectedMatch]
+    best_match: BestMatch | None
+    mode: str = Field(description="the service that answered: pgvector or pkl")
+    elapsed_time: float = Field(description="seconds")
+    faces: list[FaceOut]
+    image: ImageSize
+    domain: str
+    model: str
+    threshold: float
+    request_id: str
+    timings_ms: dict[str, float] = Field(description="by stage: decode, detect, embed, search")
+
+
+class DomainModel(BaseModel):
+    """Whose embeddings a domain holds."""
+
+    name: str
+    contract: str
+    dimension: int
+
+
+class DomainOut(BaseModel):
+    """A domain in a list."""
+
+    id: int
+    name: str
+    embeddings: int
+    model: DomainModel
+    created_at: str
+
+
+class DomainReport(DomainOut):
+    """A domain's status report."""
+
+    persons: int
+    index: dict[str, Any] = Field(description="state and size of the domain's HNSW index, and which search serves it")
+
+
+class DomainPage(BaseModel):
+    """A page of domains."""
+
+    items: list[DomainOut]
+    next_cursor: str | None
+
+
+class PersonOut(BaseModel):
+    """A person."""
+
+    id: str
+    label: str
+    display_name: str | None
+    faces: int
+    created_at: str
+    updated_at: str
+
+
+class PersonPage(BaseModel):
+    """A page of persons."""
+
+    items: list[PersonOut]
+    next_cursor: str | None
+
+
+class EnrolledFace(BaseModel):
+    """A stored template; the vector itself is never shown."""
+
+    id: str
+    box: Coordinates
+    detection_score: float
+    sharpness: float
+    image_sha256: str
+    created_at: str
+
+
+class FacePage(BaseModel):
+    """A page of enrolled faces."""
+
+    items: list[EnrolledFace]
+    next_cursor: str | None
+
+
+class FileResult(BaseModel):
+    """What became of one uploaded file."""
+
+    file: str
+    status: str = Field(description="enrolled, rejected (the picture's fault) or failed (ours: send it again)")
+    code: str | None = Field(None, description="why not: no_face, several_faces, face_too_small, face_blurred, duplicate, …")
+    detail: str | None = None
+    face: EnrolledFace | None = None
+
+
+class EnrolmentAnswer(BaseModel):
+    """The answer to an upload of faces, in the order of the files."""
+
+    person: PersonOut | None
+    enrolled: int
+    rejected: int
+    failed: int
+    results: list[FileResult]
+    request_id: str
+
+
+class Deleted(BaseModel):
+    """What a deletion removed."""
+
+    deleted: str
+    embeddings: int = Field(description="templates that were removed")

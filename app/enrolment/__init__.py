@@ -1,0 +1,1 @@
+"""Domains, persons and their templates: in and out of the gallery."""

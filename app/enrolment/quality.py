@@ -1,0 +1,40 @@
+"""Which face of a picture is enrolled, and whether it is good enough. Pure."""
+
+from app.errors import FaceBlurred, FaceTooSmall, NoFaceFound, SeveralFaces
+from app.vision.faces import Analysis, Face
+
+# The main face has at least this many times the area of the next: a bystander in the background is smaller than that.
+MAIN_FACE_AREA_RATIO = 1.5
+
+
+def main_face(analysis: Analysis) -> Face:
+    """The face a picture is about: its only one, or the one that is clearly the largest.
+
+    Raises:
+        NoFaceFound: there is none.
+        SeveralFaces: the two largest are of about the same size.
+    """
+    if not analysis.faces:
+        raise NoFaceFound("No face was found in the picture.")
+    first, *others = analysis.faces
+    if others and first.box.area_px < MAIN_FACE_AREA_RATIO * others[0].box.area_px:
+        raise SeveralFaces(f"{len(analysis.faces)} faces were found, none of them clearly the main one.")
+    return first
+
+
+def check_quality(face: Face, *, min_face_px: int, min_sharpness: float) -> None:
+    """Refuse a face that would make a poor template.
+
+    Args:
+        face: the main face.
+        min_face_px: least length of the box's shorter side, in pixels.
+        min_sharpness: least sharpness, on the pack's scale.
+
+    Raises:
+        FaceTooSmall: its box is smaller than `min_face_px`.
+        FaceBlurred: it is less sharp than `min_sharpness`.
+    """
+    if face.quality.size_px < min_face_px:
+        raise FaceTooSmall(f"The face is {face.quality.size_px} px wide; at least {min_face_px} px are needed.")
+    if face.quality.sharpness < min_sharpness:
+        raise FaceBlurred(f"The face's sharpness is {face.quality.sharpness:.0f}; at least {min_sharpness:.0f} is needed.")

@@ -1,0 +1,1 @@
+"""`scripts/serve`: prepares the storage folder, then runs database, worker pool and web until it is told to stop."""

@@ -1,0 +1,231 @@
+"""`scripts/serve` ends here: options, preparation, then the supervisor."""
+
+import argparse
+import fcntl
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO, Final
+
+from sqlalchemy import create_engine
+
+from app.api.auth import create_admin_key
+from app.config import PROJECT_ROOT, Settings, SettingsError, load_settings
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import upgrade
+from app.db.session import database_url
+from app.errors import FacedexError
+from app.logs import configure_logging
+from app.server.children import Child
+from app.server.readiness import Readiness, ask_ready
+from app.server.supervisor import Stopped, Supervisor
+from app.vision.packs import DEFAULT_PACK, PackStore
+
+_READY_WITHIN_S: Final = 120.0
+_PYTHON: Final = sys.executable
+
+
+class CannotStart(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+def main() -> int:
+    """Run the service; the exit code."""
+    _set_environment(_arguments())
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(f"facedex: wrong settings: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    os.environ["STORAGE_DIR"] = str(settings.storage_dir)
+    os.umask(0o077)
+    supervisor = Supervisor()
+    supervisor.handle_signals()
+    try:
+        _prepare_storage(settings)
+        configure_logging(settings, settings.logs_dir / "serve.log")
+        with _exclusive(settings):
+            _run(settings, supervisor)
+    except Stopped:
+        pass
+    except (CannotStart, FacedexError) as error:
+        _say(f"cannot start: {error}")
+        return 1
+    finally:
+        supervisor.stop()
+    _say("stopped")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/serve",
+        description="Run Facedex: database, worker pool and web. Ctrl-C stops everything.",
+        epilog="Every other setting is an environment variable or a line in .env; .env.example lists them.",
+    )
+    parser.add_argument("--host", help="address to listen on (HOST; default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (PORT; default 8000)")
+    parser.add_argument("--storage", metavar="DIR", type=Path, help="folder for all data (STORAGE_DIR; default storage)")
+    parser.add_argument("--workers", type=int, help="worker processes of the pool (EMBEDDER_WORKERS; default: the cores)")
+    return parser.parse_args()
+
+
+def _set_environment(arguments: argparse.Namespace) -> None:
+    """Options are settings: put them where the children look too."""
+    given = {
+        "HOST": arguments.host,
+        "PORT": arguments.port,
+        "STORAGE_DIR": arguments.storage and arguments.storage.resolve(),
+        "EMBEDDER_WORKERS": arguments.workers,
+    }
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+
+
+def _prepare_storage(settings: Settings) -> None:
+    try:
+        # The storage folder itself may exist with permissions of the operator's choice.
+        settings.storage_dir.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.run_dir, settings.logs_dir, settings.models_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        settings.run_dir.chmod(0o700)
+        if settings.run_dir.stat().st_uid != os.getuid():
+            raise CannotStart(f"{settings.run_dir} belongs to another user.")
+        if create_admin_key(settings.admin_key_file):
+            _say(f"created the admin API key in {settings.admin_key_file}")
+    except OSError as error:
+        raise CannotStart(f"{error.filename} cannot be used: {error.strerror}.") from error
+
+
+class _exclusive:  # noqa: N801 -- a context manager, used like a function
+    """Holds the storage folder: a second service on the same data would fight over it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.run_dir / "serve.lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart("another Facedex runs with this storage folder; use --storage DIR for a second one.") from None
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _run(settings: Settings, supervisor: Supervisor) -> None:
+    started_s = time.monotonic()
+    _check_port(settings)
+    _prepare_model(settings)
+    if settings.vector_db_url is None:
+        _start_database(settings, supervisor)
+    supervisor.check_stopped()
+    _migrate(settings)
+    _start_pool_and_web(settings, supervisor)
+    _wait_until_ready(settings, supervisor)
+    _announce(settings, time.monotonic() - started_s)
+    supervisor.run()
+
+
+def _check_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise CannotStart(f"{settings.host}:{settings.port}: {error.strerror}; use --port or --host.") from error
+
+
+def _prepare_model(settings: Settings) -> None:
+    store = PackStore(settings.models_dir)
+    if DEFAULT_PACK not in store.names():
+        from app.vision.dlib_onnx import prepare_dlib_pack
+
+        _say("preparing the model pack dlib (once)")
+        prepare_dlib_pack(settings.models_dir)
+    pack = store.active(settings.face_model)
+    _say(f"model pack {pack.manifest.name}, licence: {pack.manifest.licence.name}")
+
+
+def _start_database(settings: Settings, supervisor: Supervisor) -> None:
+    server = EmbeddedPostgres(settings)
+    _say("starting the database")
+    server.prepare()
+    supervisor.start("database", server.start, stop_timeout_s=30)
+
+
+def _migrate(settings: Settings) -> None:
+    engine = create_engine(database_url(settings), hide_parameters=True, connect_args={"connect_timeout": 10})
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+def _start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
+    env = os.environ | {
+        # One core, one worker, one thread: libraries that start threads of their own only get in each other's way.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+    def gunicorn(name: str, config: str, log_name: str) -> Child:
+        argv = [_PYTHON, "-m", "gunicorn", "--config", str(PROJECT_ROOT / config)]
+        return Child.spawn(name, argv, env=env, cwd=PROJECT_ROOT, log_file=settings.logs_dir / log_name)
+
+    stop_timeout_s = settings.request_deadline_s + 10
+    if settings.embedder_url is None:
+        supervisor.start(
+            "worker pool",
+            lambda: gunicorn("worker pool", "app/embedder/gunicorn.conf.py", "embedder.log"),
+            stop_timeout_s=stop_timeout_s,
+        )
+    supervisor.start("web", lambda: gunicorn("web", "gunicorn.conf.py", "gunicorn-error.log"), stop_timeout_s=stop_timeout_s)
+
+
+def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
+    until_s = time.monotonic() + _READY_WITHIN_S
+    _say("starting the worker pool and the web")
+    answer = Readiness(ready=False, reasons=[])
+    failures = 0
+    while not (answer := ask_ready(settings)).ready:
+        failures += len(supervisor.replace_dead())
+        if failures > 50 or time.monotonic() > until_s:  # noqa: PLR2004
+            reasons = "; ".join(answer.reasons) or "no answer"
+            raise CannotStart(f"not ready: {reasons}. The logs are in {settings.logs_dir}.")
+        supervisor.sleep(0.2)
+
+
+def _announce(settings: Settings, took_s: float) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    key = settings.admin_key_file
+    prefix = "" if settings.storage_dir == PROJECT_ROOT / "storage" else f"STORAGE_DIR={settings.storage_dir} "
+    _say(f"ready after {took_s:.1f} s")
+    print(  # noqa: T201
+        f"""
+Facedex is ready on {url}
+
+  key         KEY=$(cat {key})
+  enrol       {prefix}.venv/bin/flask --app wsgi enrol people FOLDER        # one folder of photos per person
+  or          curl -H "x-api-key: $KEY" -F file=@alice.jpg {url}/v1/domains/people/persons/Alice/faces
+  recognise   curl -H "x-api-key: $KEY" -F domain=people -F file=@photo.jpg {url}/recognize
+  API         {url}/docs/swagger  (the password is the key)
+  stop        Ctrl-C
+""",
+        flush=True,
+    )
+
+
+def _say(message: str) -> None:
+    print(f"facedex: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Gunicorn for the web: `gthread` workers without any model runtime."""
+
+import math
+import os
+import shutil
+
+from app.config import load_settings
+
+_settings = load_settings()
+
+wsgi_app = "wsgi:app"
+proc_name = "facedex-web"
+bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = _settings.web_workers
+threads = _settings.web_threads
+preload_app = False  # a database pool may exist only after the fork
+# gthread workers are silent only when the process itself is stuck; a request has its own deadline.
+timeout = math.ceil(_settings.request_deadline_s) + 30
+graceful_timeout = math.ceil(_settings.request_deadline_s) + 5
+keepalive = 5
+control_socket_disable = True  # it would start a thread in the arbiter, before the forks
+logger_class = "app.logs.WebLogger"
+forwarded_allow_ips = "127.0.0.1,::1"
+
+# Before anything imports prometheus_client: it reads this once. Counters start anew with the service.
+_metrics_dir = _settings.run_dir / "metrics"
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
+
+
+def on_starting(_server):
+    """Counters of the last run belong to processes that are gone."""
+    shutil.rmtree(_metrics_dir, ignore_errors=True)
+    _metrics_dir.mkdir(parents=True, mode=0o700)
+
+
+def child_exit(_server, worker):
+    """Keep a dead worker's counters, drop its gauges."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
