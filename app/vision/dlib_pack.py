@@ -1,0 +1,106 @@
+"""Engine of packs of kind `dlib`: HOG detector, five-point landmarks, ResNet embedder as an ONNX graph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import dlib
+import numpy as np
+
+from app.errors import InvalidPack
+from app.vision.boxes import clipped_box
+from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
+from app.vision.engine import Embed
+from app.vision.faces import Analysis, Box, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.packs import InstalledPack
+from app.vision.pipeline import AlignedFace, run_pipeline
+from app.vision.quality import sharpness
+from app.vision.runtime import open_session
+
+# dlib's frontal detector slides a window of 80 pixels over the picture and over ever smaller copies of it.
+_WINDOW_PX = 80
+# The smallest face that is looked for: the larger of these. The first bounds how far small pictures are enlarged (to
+# double size), the second how large the searched picture can be (2,000 pixels on its long side) and so the time.
+MIN_FACE_PX = 40
+MIN_FACE_SHARE = 0.04
+_MIN_SCORE = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Detection:
+    """`rect` in pixels of the full picture, not clipped: the landmark predictor is trained on whole boxes."""
+
+    rect: dlib.rectangle
+    box: Box
+    score: float
+
+
+class DlibEngine:
+    """Implements `app.vision.engine.FaceEngine`."""
+
+    def __init__(self, pack: InstalledPack) -> None:
+        self._pack = pack
+        self._session = open_session(pack.path("embedder"))
+        self._detector = dlib.get_frontal_face_detector()
+        try:
+            self._predictor = dlib.shape_predictor(str(pack.path("landmarks")))
+        except RuntimeError as error:
+            raise InvalidPack("dlib cannot read the landmark predictor of the model pack") from error
+        self._embed([np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8)])
+
+    @property
+    def pack(self) -> InstalledPack:
+        """The pack that was loaded."""
+        return self._pack
+
+    def analyze(self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all") -> Analysis:
+        """See `app.vision.engine.FaceEngine.analyze`."""
+        return run_pipeline(
+            self._pack,
+            image_bytes,
+            max_pixels=max_pixels,
+            embed=embed,
+            find_faces=self._find_faces,
+            embed_chips=self._embed,
+        )
+
+    def _find_faces(self, image_bgr: UInt8Array) -> list[AlignedFace]:
+        return [self._align(image_bgr, detection) for detection in self._detect(image_bgr)]
+
+    def _detect(self, image_bgr: UInt8Array) -> list[_Detection]:
+        height, width = image_bgr.shape[:2]
+        scale = _WINDOW_PX / max(MIN_FACE_PX, MIN_FACE_SHARE * max(height, width))
+        size = round(width * scale), round(height * scale)
+        if min(size) < _WINDOW_PX // 2:
+            return []  # a stripe too narrow for any face that is looked for
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        searched = cv2.cvtColor(cv2.resize(image_bgr, size, interpolation=interpolation), cv2.COLOR_BGR2RGB)
+        rects, scores, _ = self._detector.run(searched, 0, _MIN_SCORE)
+        detections = []
+        for rect, score in zip(rects, scores, strict=True):
+            # dlib's right and bottom are the last pixels inside.
+            sides = [side / scale for side in (rect.left(), rect.top(), rect.right() + 1, rect.bottom() + 1)]
+            box = clipped_box(*sides, width_px=width, height_px=height)
+            if box is not None:
+                left, top, right, bottom = map(round, sides)
+                detections.append(_Detection(dlib.rectangle(left, top, right - 1, bottom - 1), box, float(score)))
+        return detections
+
+    def _align(self, image_bgr: UInt8Array, detection: _Detection) -> AlignedFace:
+        """The face without embedding, and its chip: uint8, (150, 150, 3), RGB; black outside the picture."""
+        rect = detection.rect
+        # The chip reaches half a box beyond the box, more when turned: with a box on each side nothing is missed.
+        margin = max(rect.width(), rect.height())
+        x0, y0 = max(0, rect.left() - margin), max(0, rect.top() - margin)
+        crop_bgr = image_bgr[y0 : rect.bottom() + 1 + margin, x0 : rect.right() + 1 + margin]
+        crop = cv2.cvtColor(crop_bgr, cv2.COLOR_BGR2RGB)
+        shape = self._predictor(crop, dlib.translate_rect(rect, dlib.point(-x0, -y0)))
+        chip: UInt8Array = dlib.get_face_chip(crop, shape, CHIP_SIZE_PX, CHIP_PADDING)
+        landmarks = np.array([(part.x + x0, part.y + y0) for part in shape.parts()], np.float32)
+        quality = FaceQuality(min(detection.box.w, detection.box.h), sharpness(chip))
+        return Face(detection.box, detection.score, landmarks, quality), chip
+
+    def _embed(self, chips: Sequence[UInt8Array]) -> Float32Array:
+        """N >= 1 chips, RGB, to float32, (N, 128), as dlib gives them."""
+        # One by one: a batch gains a tenth of the time and multiplies the memory.
+        return np.concatenate([self._session.run(None, {"chips": chip[None]})[0] for chip in chips])

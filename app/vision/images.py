@@ -1,0 +1,117 @@
+"""The one decoder: bytes of a picture file to the pixels that a viewer shows."""
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile
+
+from app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from app.vision.faces import UInt8Array
+
+ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_ACCEPTED_TEXT = "accepted are JPEG, PNG, WebP and BMP"
+# What other picture files begin with, so that their sender reads "not accepted" and not "damaged".
+_OTHER_FORMATS = (
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
+)
+_EXIF_ORIENTATION = 0x0112
+# EXIF 2.3, 4.6.4: how the stored picture has to be turned or mirrored to stand upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow's own limit is a constant of its own choosing; `decode_image` checks the caller's before it decodes anything.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
+    """Decode a JPEG, PNG, WebP or BMP file.
+
+    EXIF orientation is applied, transparency is laid on white, 16 bits become 8, CMYK, grey and palette become colour,
+    and of an animation the first picture is taken.
+
+    Args:
+        data: the file's bytes; nothing about them is trusted.
+        max_pixels: largest width times height; compared with the header before any pixel is decoded.
+
+    Returns:
+        uint8, (H, W, 3), BGR, contiguous.
+
+    Raises:
+        UnsupportedImage: a picture of another format.
+        ImageTooLarge: more pixels than `max_pixels`.
+        InvalidImage: not a picture, or a damaged or truncated one.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+            _check_size(image, max_pixels)
+            return _to_bgr(_upright(image))
+    except (ImageTooLarge, MemoryError):
+        raise
+    except Exception as error:  # Pillow lets struct.error, zlib.error, KeyError and others through for damaged files
+        raise _refusal(data) from error
+
+
+def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageTooLarge(
+            f"The picture has {image.width} x {image.height} pixels; at most {max_pixels} pixels are accepted"
+        )
+
+
+def _refusal(data: bytes) -> InvalidImage | UnsupportedImage:
+    for offset, signature, name in _OTHER_FORMATS:
+        if data.startswith(signature, offset):
+            return UnsupportedImage(f"The file is a {name} picture; {_ACCEPTED_TEXT}")
+    return InvalidImage(f"The file is not a picture, or is damaged or truncated; {_ACCEPTED_TEXT}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
+    # Loading first: `transpose` of a file that cannot be decoded would hide why.
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where there is none or it cannot be read: a viewer shows such a picture as stored."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse a picture that can be seen
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_bgr(image: Image.Image) -> UInt8Array:
+    if image.mode.startswith("I;16"):
+        return _opaque_bgr((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return _opaque_bgr(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+
+
+def _opaque_bgr(pixels: UInt8Array) -> UInt8Array:
+    """Grey (H, W) or RGB (H, W, 3) to BGR."""
+    code = cv2.COLOR_GRAY2BGR if pixels.ndim == 2 else cv2.COLOR_RGB2BGR
+    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)

@@ -1,0 +1,74 @@
+"""The way of one picture through an engine: decode, detect, embed, with the time of each."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from app.vision.engine import Embed
+from app.vision.faces import Analysis, Face, Float32Array, UInt8Array
+from app.vision.images import decode_image
+from app.vision.packs import InstalledPack
+
+# A face without its embedding, and its aligned chip, uint8, (S, S, 3).
+AlignedFace = tuple[Face, UInt8Array]
+
+
+def run_pipeline(
+    pack: InstalledPack,
+    image_bytes: bytes,
+    *,
+    max_pixels: int,
+    embed: Embed,
+    find_faces: Callable[[UInt8Array], list[AlignedFace]],
+    embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
+) -> Analysis:
+    """Decode, find and embed; `FaceEngine.analyze` says what comes back and which errors.
+
+    Args:
+        find_faces: picture, uint8, (H, W, 3), BGR, to its aligned faces in any order.
+        embed_chips: N >= 1 chips to float32, (N, D), of any length.
+    """
+    times = [time.perf_counter()]
+    image_bgr = decode_image(image_bytes, max_pixels=max_pixels)
+    times.append(time.perf_counter())
+    found = sorted(find_faces(image_bgr), key=_largest_first)
+    times.append(time.perf_counter())
+    faces = _with_embeddings(found, found[: _EMBEDDED[embed]], embed_chips)
+    times.append(time.perf_counter())
+    spans_ms = [(end - start) * 1e3 for start, end in pairwise(times)]
+    return Analysis(
+        width_px=image_bgr.shape[1],
+        height_px=image_bgr.shape[0],
+        faces=faces,
+        model=pack.manifest.name,
+        contract=pack.manifest.contract.id,
+        timings_ms=dict(zip(("decode", "detect", "embed"), spans_ms, strict=True)),
+    )
+
+
+# How many faces, from the largest on, get an embedding; None is all.
+_EMBEDDED: dict[Embed, int | None] = {"all": None, "largest": 1, "none": 0}
+
+
+def _largest_first(item: AlignedFace) -> tuple[int, float, int, int]:
+    face = item[0]
+    return (-face.box.area_px, -face.score, face.box.x, face.box.y)
+
+
+def _with_embeddings(
+    found: Sequence[AlignedFace],
+    chosen: Sequence[AlignedFace],
+    embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
+) -> tuple[Face, ...]:
+    rows = unit_rows(embed_chips([chip for _, chip in chosen])) if chosen else ()
+    embedded = [replace(face, embedding=row) for (face, _), row in zip(chosen, rows, strict=True)]
+    return (*embedded, *(face for face, _ in found[len(embedded) :]))
+
+
+def unit_rows(vectors: Float32Array) -> Float32Array:
+    """Scale every row to length 1; float32, (N, D). A row of zeros, which no embedder gives, stays one."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
