@@ -14,7 +14,8 @@ FacedexError
 │   ├── SeveralFaces            several faces, none clearly the main one
 │   ├── FaceTooSmall            the main face is below the enrolment minimum
 │   ├── FaceBlurred             the main face is not sharp enough to enrol
-│   └── DuplicateFace           this picture, or one just like it, is enrolled already
+│   ├── DuplicateFace           this picture, or one just like it, is enrolled already
+│   └── InvalidEmbedding        a vector that no embedder makes: not of unit length, or not finite
 ├── NotFound
 │   ├── DomainNotFound
 │   ├── PersonNotFound
@@ -134,6 +135,12 @@ class DuplicateFace(RecognitionError):
     """The same picture, or one with a practically identical embedding, is enrolled already."""
 
     code = "duplicate"
+
+
+class InvalidEmbedding(RecognitionError):
+    """An embedding is not finite, or not of unit length."""
+
+    code = "invalid_embedding"
 
 
 class NotFound(FacedexError):

@@ -1,0 +1,1 @@
+"""PostgreSQL with pgvector: tables, connections, search, and the embedded server. Knows nothing of Flask."""

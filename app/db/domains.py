@@ -1,0 +1,153 @@
+"""Domains: found by name, made and dropped together with their partition, locked by those who write to them."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.models import Domain, Person
+from app.db.partitions import create_partition, drop_partition, index_name
+from app.errors import ContractMismatch, DomainExists, DomainNotFound
+
+_MAX_ID_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What a search has to know of a domain.
+
+    Attributes:
+        domain_id, name: the domain.
+        model: name of the pack that it was made for.
+        contract: id of the embedding contract of all its templates.
+        dimension: length of its embeddings.
+        template_count: number of its templates.
+        index_valid: whether its HNSW index can be used.
+    """
+
+    domain_id: int
+    name: str
+    model: str
+    contract: str
+    dimension: int
+    template_count: int
+    index_valid: bool
+
+    def require_contract(self, contract: str) -> None:
+        """Refuse embeddings of another contract.
+
+        Raises:
+            ContractMismatch: `contract` is not the domain's.
+        """
+        _require_contract(self.name, self.contract, contract)
+
+
+def load_gallery(session: Session, domain: str) -> Gallery:
+    """The domain of that name or, where none has it, of that id in decimal digits; in one round trip.
+
+    Raises:
+        DomainNotFound: no such domain.
+    """
+    # A name wins over an id: a domain may be called `2024`.
+    row = session.execute(
+        text(
+            "SELECT d.id, d.name, d.model, d.contract, d.dimension, d.template_count,"
+            " coalesce(i.indisvalid AND i.indisready, false)"
+            " FROM (SELECT * FROM domains WHERE name = :name OR id = :id ORDER BY (name = :name) DESC LIMIT 1) AS d"
+            " LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(CAST(:prefix AS text) || d.id || :suffix)"
+        ),
+        {
+            "name": domain,
+            "id": _as_id(domain),
+            **dict(zip(("prefix", "suffix"), index_name(0).split("0"), strict=True)),
+        },
+    ).one_or_none()
+    if row is None:
+        raise _not_found(domain)
+    return Gallery(*row)
+
+
+def find_domain(session: Session, domain: str) -> Domain:
+    """The domain of that name or, where none has it, of that id in decimal digits.
+
+    Raises:
+        DomainNotFound: no such domain.
+    """
+    found = session.scalars(
+        select(Domain)
+        .where((Domain.name == domain) | (Domain.id == _as_id(domain)))
+        .order_by((Domain.name == domain).desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        raise _not_found(domain)
+    return found
+
+
+def lock_domain(session: Session, domain_id: int, *, contract: str | None = None) -> Domain:
+    """Queue up with the domain's other writers until this transaction ends. Searches are not held up.
+
+    Every transaction that adds or removes templates or persons takes this lock first: it keeps `template_count` right,
+    makes changes of one domain commit in one order, and, always being the first, cannot deadlock.
+
+    Raises:
+        DomainNotFound: it was deleted meanwhile.
+        ContractMismatch: `contract` is given and not the domain's.
+    """
+    # FOR NO KEY UPDATE: references to the row (inserting a person) stay possible for those who do not write templates.
+    query = select(Domain).where(Domain.id == domain_id).with_for_update(key_share=True)
+    domain = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if domain is None:
+        raise DomainNotFound("The domain was deleted.")
+    if contract is not None:
+        _require_contract(domain.name, domain.contract, contract)
+    return domain
+
+
+def create_domain(session: Session, name: str, *, model: str, contract: str, dimension: int) -> Domain:
+    """Make a domain with its empty partition and index.
+
+    Raises:
+        DomainExists: the name is taken; the transaction is still usable.
+    """
+    domain = Domain(name=name, model=model, contract=contract, dimension=dimension)
+    try:
+        with session.begin_nested():
+            session.add(domain)
+            session.flush()
+    except IntegrityError as error:
+        if _constraint(error) != "domains_name_key":
+            raise
+        raise DomainExists(f"A domain named {name!r} exists already.") from error
+    create_partition(session, domain.id, dimension)
+    return domain
+
+
+def drop_domain(session: Session, domain_id: int) -> None:
+    """Delete the domain with its persons, templates and index.
+
+    Raises:
+        DomainNotFound: no such domain.
+    """
+    lock_domain(session, domain_id)
+    drop_partition(session, domain_id)
+    session.execute(delete(Person).where(Person.domain_id == domain_id))
+    session.execute(delete(Domain).where(Domain.id == domain_id))
+
+
+def _as_id(domain: str) -> int | None:
+    return int(domain) if domain.isascii() and domain.isdecimal() and len(domain) <= _MAX_ID_DIGITS else None
+
+
+def _not_found(domain: str) -> DomainNotFound:
+    return DomainNotFound(f"There is no domain named {domain!r}.")
+
+
+def _require_contract(name: str, wanted: str, given: str) -> None:
+    if given != wanted:
+        raise ContractMismatch(f"Domain {name!r} holds embeddings of {wanted}; these are of {given}.")
+
+
+def _constraint(error: IntegrityError) -> str | None:
+    return getattr(getattr(error.orig, "diag", None), "constraint_name", None)

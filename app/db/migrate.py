@@ -1,0 +1,100 @@
+"""Brings a database's schema to the version of this program."""
+
+from functools import cache
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from app.config import PROJECT_ROOT
+from app.db.session import set_local, translated_errors
+from app.errors import DatabaseUnavailable
+
+# An arbitrary number, the same for every process that migrates this schema.
+_LOCK_KEY: Final = 0x0FACEDE8
+_WAIT_FOR_OTHER_MIGRATION: Final = "10min"
+_WAIT_FOR_TABLE_LOCK: Final = "5s"
+_PGVECTOR_AT_LEAST: Final = (0, 8, 4)
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the missing migrations in one transaction. Processes that do so at once take turns.
+
+    Raises:
+        DatabaseUnavailable: no connection, or its pgvector is missing or too old.
+        DatabaseTimeout: a table was in use for too long; nothing was changed, try again.
+    """
+    with translated_errors(), engine.begin() as connection:
+        _take_turn(connection)
+        _require_pgvector(connection)
+        command.upgrade(_config(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Undo migrations down to `revision`, with the data that only they can hold.
+
+    Raises: as `upgrade`.
+    """
+    with translated_errors(), engine.begin() as connection:
+        _take_turn(connection)
+        command.downgrade(_config(connection), revision)
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The database's revision; None before the first migration.
+
+    Raises:
+        DatabaseUnavailable: no connection.
+    """
+    with translated_errors(), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+@cache
+def head_revision() -> str:
+    """The revision that this program expects."""
+    head = ScriptDirectory.from_config(_config(None)).get_current_head()
+    assert head is not None
+    return head
+
+
+def require_head(engine: Engine) -> None:
+    """Check that the schema is the one that this program expects.
+
+    Raises:
+        DatabaseUnavailable: no connection, or another revision.
+    """
+    found = current_revision(engine)
+    if found != head_revision():
+        raise DatabaseUnavailable(f"The database's schema is {found or 'missing'}, not {head_revision()}: migrate it.")
+
+
+def _take_turn(connection: Connection) -> None:
+    """Wait for another process's migration, for long; for a table that a query holds, only briefly.
+
+    A migration that waits for a table makes every later query wait behind it.
+    """
+    set_local(connection, lock_timeout=_WAIT_FOR_OTHER_MIGRATION, statement_timeout="0")
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+    set_local(connection, lock_timeout=_WAIT_FOR_TABLE_LOCK)
+
+
+def _require_pgvector(connection: Connection) -> None:
+    """pgvector before 0.8.4 corrupted indexes under vacuum and parallel build."""
+    version = connection.scalar(
+        text("SELECT coalesce(installed_version, default_version) FROM pg_available_extensions WHERE name = 'vector'")
+    )
+    wanted = ".".join(map(str, _PGVECTOR_AT_LEAST))
+    if version is None:
+        raise DatabaseUnavailable(f"The database server lacks the extension pgvector; {wanted} or newer is needed.")
+    if tuple(map(int, version.split(".")[:3])) < _PGVECTOR_AT_LEAST:
+        raise DatabaseUnavailable(f"The database has pgvector {version}; {wanted} or newer is needed.")
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(PROJECT_ROOT / "migrations").replace("%", "%%"))
+    return config

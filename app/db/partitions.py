@@ -1,0 +1,131 @@
+"""A domain's own partition of `face_embeddings` and its HNSW index: making, dropping, building, inspecting.
+
+The index covers the embedding rounded to half precision, at half the size; the table keeps float32, which is what
+distances are reported from. Names follow from the domain's id alone.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
+
+from app.db.session import Database, set_local
+
+HNSW_M: Final = 16
+HNSW_EF_CONSTRUCTION: Final = 64
+
+# A statement that waits for one of these locks makes later searches wait behind it.
+_DDL_LOCK_TIMEOUT: Final = "5s"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """What a status report says of a domain's index.
+
+    Attributes:
+        name: of the index.
+        exists, valid: `valid` is false while it is built concurrently, and for good when that failed.
+        size_bytes: of the index on disk.
+        table_bytes: of the partition on disk, without indexes.
+        rows: templates in the partition, counted.
+    """
+
+    name: str
+    exists: bool
+    valid: bool
+    size_bytes: int
+    table_bytes: int
+    rows: int
+
+
+def partition_name(domain_id: int) -> str:
+    """The partition's table."""
+    # int(): the name goes into SQL text, so nothing but digits may ever stand here.
+    return f"face_embeddings_{int(domain_id)}"
+
+
+def index_name(domain_id: int) -> str:
+    """The partition's HNSW index."""
+    return f"{partition_name(domain_id)}_hnsw"
+
+
+def create_partition(session: Session, domain_id: int, dimension: int) -> None:
+    """Make the domain's empty partition with its index, in the caller's transaction.
+
+    The table is made first and attached then: attaching lets searches of other domains go on, which `CREATE TABLE …
+    PARTITION OF` would not. Enrolments wait until the transaction ends.
+    """
+    table = partition_name(domain_id)
+    set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
+    session.execute(
+        text(
+            f"CREATE TABLE {table} (LIKE face_embeddings INCLUDING DEFAULTS INCLUDING STORAGE,"
+            f" CONSTRAINT {table}_domain_check CHECK (domain_id = {int(domain_id)}),"
+            f" CONSTRAINT {table}_dimension_check CHECK (vector_dims(embedding) = {int(dimension)}))"
+        )
+    )
+    session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
+    create_index(session, domain_id, dimension)
+
+
+def drop_partition(session: Session, domain_id: int) -> None:
+    """Drop the partition with all its templates, in the caller's transaction."""
+    set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
+    session.execute(text(f"DROP TABLE IF EXISTS {partition_name(domain_id)}"))
+
+
+def create_index(session: Session, domain_id: int, dimension: int) -> None:
+    """Build the HNSW index where it is missing. Until the transaction ends its writers wait, its readers do not."""
+    session.execute(text(_create_index_sql(domain_id, dimension)))
+
+
+def drop_index(session: Session, domain_id: int) -> None:
+    """Drop the HNSW index, before a bulk load. Searches are exact until it is built again."""
+    set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
+    session.execute(text(f"DROP INDEX IF EXISTS {index_name(domain_id)}"))
+
+
+def rebuild_index(database: Database, domain_id: int, dimension: int) -> None:
+    """Build the index anew while searches and enrolments go on; makes a missing or invalid one valid again.
+
+    Raises:
+        DatabaseUnavailable, DatabaseTimeout: the build failed; the old index, if any, is still in use.
+    """
+    name = index_name(domain_id)
+    with database.maintenance() as connection:
+        # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
+        if not _index_is_valid(connection, name):
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+            connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=True)))
+        else:
+            connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
+        connection.execute(text(f"ANALYZE {partition_name(domain_id)}"))
+
+
+def index_state(session: Session, domain_id: int) -> IndexState:
+    """The state of the domain's index and partition. Counts rows: for reports, not for each request."""
+    table, name = partition_name(domain_id), index_name(domain_id)
+    query = text(
+        "SELECT i.indexrelid IS NOT NULL, coalesce(i.indisvalid AND i.indisready, false),"
+        " coalesce(pg_relation_size(i.indexrelid), 0), pg_relation_size(CAST(:table AS regclass))"
+        " FROM (SELECT to_regclass(:name) AS oid) AS wanted LEFT JOIN pg_index AS i ON i.indexrelid = wanted.oid"
+    )
+    row = session.execute(query, {"table": table, "name": name}).one()
+    rows = session.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a name that ends in the id's digits
+    return IndexState(name, *row, rows or 0)
+
+
+def _index_is_valid(connection: Connection, name: str) -> bool:
+    query = text("SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    return bool(connection.scalar(query, {"name": name}))
+
+
+def _create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = False) -> str:
+    return (
+        f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {index_name(domain_id)}"
+        f" ON {partition_name(domain_id)}"
+        f" USING hnsw ((CAST(embedding AS halfvec({int(dimension)}))) halfvec_cosine_ops)"
+        f" WITH (m = {HNSW_M}, ef_construction = {HNSW_EF_CONSTRUCTION})"
+    )

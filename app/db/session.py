@@ -1,0 +1,215 @@
+"""Connections to PostgreSQL, made lazily in the process that uses them, and errors that callers can act on."""
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy.exc
+from pgvector.psycopg import register_vector
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.db.embedded import embedded_url
+from app.errors import DatabaseError, DatabaseTimeout, DatabaseUnavailable
+
+_POOL_RECYCLE_S: Final = 1_800
+_IDLE_IN_TRANSACTION_S: Final = 60
+
+# SQLSTATEs of a server that is there but cannot serve now. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TIMEOUTS: Final = {
+    "57014": "A database statement ran past its time limit.",
+    "55P03": "A database lock was not free in time.",
+}
+_UNAVAILABLE_CLASSES: Final = ("08", "28", "53", "58", "3D", "57P", "40", "25006")
+
+
+def database_url(settings: Settings) -> URL:
+    """Where the database is: `VECTOR_DB_URL`, or else the embedded server's socket.
+
+    Raises:
+        DatabaseUnavailable: no URL is set, and the embedded server was never started in this storage folder.
+    """
+    if settings.vector_db_url is not None:
+        return make_url(settings.vector_db_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    return embedded_url(settings)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What belongs to one process: a connection must never be used on both sides of a fork."""
+
+    pid: int = field(default_factory=os.getpid)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    engine: Engine | None = None
+
+
+class Database:
+    """The pool of connections of this process. Nothing is opened before the first use; after a fork it starts anew."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process = _Process()
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine.
+
+        Raises:
+            DatabaseUnavailable: as `database_url`.
+        """
+        if self._process.pid != os.getpid():
+            # The parent's connections are left alone: closing them here would end the parent's sessions.
+            self._process = _Process()
+        process = self._process
+        with process.lock:
+            if process.engine is None:
+                process.engine = self._pooled_engine()
+            return process.engine
+
+    @contextmanager
+    def transaction(self, timeout_s: float | None = None) -> Generator[Session]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        Args:
+            timeout_s: limit of each statement in it, where shorter than DB_STATEMENT_TIMEOUT_S.
+
+        Raises:
+            DatabaseUnavailable: no connection, or it was lost; nothing of the block is stored, unless the connection
+                was lost during the commit itself.
+            DatabaseTimeout: a statement, or the wait for a lock, took too long; nothing of the block is stored.
+            sqlalchemy.exc.IntegrityError: a constraint was violated.
+        """
+        with translated_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            if timeout_s is not None and timeout_s < self._settings.db_statement_timeout_s:
+                set_local(session, statement_timeout=f"{max(1, round(timeout_s * 1000))}ms")
+            yield session
+
+    @contextmanager
+    def maintenance(self) -> Generator[Connection]:
+        """A connection of its own, in autocommit and without a statement timeout, for building and repairing indexes.
+
+        Raises:
+            DatabaseUnavailable: no connection, or it was lost.
+        """
+        with translated_errors():
+            engine = _engine(database_url(self._settings), self._settings, timeout_s=0, poolclass=NullPool)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+
+    def ping(self) -> None:
+        """Ask the server for nothing.
+
+        Raises:
+            DatabaseUnavailable, DatabaseTimeout: it does not answer.
+        """
+        with self.transaction() as session:
+            session.execute(text("SELECT 1"))
+
+    def check_ready(self) -> None:
+        """Whether it answers and has the schema that this program expects.
+
+        Raises:
+            DatabaseUnavailable, DatabaseTimeout: it does not answer, or was not migrated.
+        """
+        # Here, because migrations need connections, and only this needs migrations.
+        from app.db.migrate import require_head
+
+        require_head(self.engine)
+
+    def close(self) -> None:
+        """Close this process's connections. A later use opens new ones."""
+        process = self._process
+        if process.pid == os.getpid() and process.engine is not None:
+            process.engine.dispose()
+
+    def _pooled_engine(self) -> Engine:
+        return _engine(
+            database_url(self._settings),
+            self._settings,
+            timeout_s=self._settings.db_statement_timeout_s,
+            pool_size=self._settings.db_pool_size,
+            max_overflow=0,
+            pool_timeout=self._settings.db_pool_timeout_s,
+            pool_pre_ping=True,
+            pool_recycle=_POOL_RECYCLE_S,
+            pool_use_lifo=True,
+        )
+
+
+def set_local(session: Session | Connection, **values: str) -> None:
+    """`SET LOCAL` each of them, in one round trip. They end with the transaction, not with the connection."""
+    # hnsw.ef_search and its like are written hnsw__ef_search.
+    calls = ", ".join(f"set_config('{name.replace('__', '.')}', :{name}, true)" for name in values)
+    session.execute(text(f"SELECT {calls}"), values)
+
+
+@contextmanager
+def translated_errors() -> Generator[None]:
+    """Turn the driver's errors into Facedex's. Messages name no host, user or statement."""
+    try:
+        yield
+    except sqlalchemy.exc.TimeoutError as error:
+        raise DatabaseUnavailable("No database connection became free in time.") from error
+    except sqlalchemy.exc.DBAPIError as error:
+        translated = _translated(error.orig, lost=error.connection_invalidated)
+        if translated is None:
+            raise
+        raise translated from error
+    except psycopg.Error as error:
+        translated = _translated(error, lost=False)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translated(error: BaseException | None, *, lost: bool) -> DatabaseError | None:
+    """The error of ours that says the same; None where it is a mistake of the caller's or of the program's."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    state = error.sqlstate or ""
+    if state in _TIMEOUTS:
+        return DatabaseTimeout(_TIMEOUTS[state])
+    # Without a state the server said nothing: the connection failed or broke.
+    silent = not state and isinstance(error, psycopg.OperationalError)
+    if lost or silent or state.startswith(_UNAVAILABLE_CLASSES):
+        return DatabaseUnavailable("The database cannot be reached, or cannot serve the request now.")
+    return None
+
+
+def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> Engine:
+    options = {
+        "statement_timeout": round(timeout_s * 1000),
+        "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_S * 1000,
+        # Compiling a query takes longer than any of ours runs.
+        "jit": "off",
+    }
+    flags = " ".join(f"-c {name}={value}" for name, value in options.items())
+    given = url.query.get("options", "")
+    engine = create_engine(
+        url.difference_update_query(["options"]),
+        connect_args={
+            "connect_timeout": settings.db_connect_timeout_s,
+            "application_name": "facedex",
+            "options": f"{given if isinstance(given, str) else ' '.join(given)} {flags}".strip(),
+        },
+        hide_parameters=True,
+        **pool,
+    )
+    event.listen(engine, "connect", _register_vector)
+    return engine
+
+
+def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:
+    """Teach the connection the type `vector`, where the database has it: before the first migration it has not."""
+    connection.autocommit = True
+    try:
+        known = connection.execute("SELECT to_regtype('vector') IS NOT NULL").fetchone()
+        if known is not None and known[0]:
+            register_vector(connection)
+    finally:
+        connection.autocommit = False
