@@ -1,0 +1,71 @@
+"""Domain objects as the JSON that `schemas.py` describes."""
+
+from typing import Any
+
+from app.enrolment.domains import DomainInfo, DomainStatus
+from app.enrolment.faces import EnrolledFace, FileOutcome
+from app.enrolment.persons import PersonInfo
+from app.recognition.answer import box_to_json
+
+
+def dump_domain(info: DomainInfo) -> dict[str, Any]:
+    """`DomainOut`."""
+    return {
+        "id": info.id,
+        "name": info.name,
+        "embeddings": info.embeddings,
+        "model": {"name": info.model, "contract": info.contract, "dimension": info.dimension},
+        "created_at": info.created_at.isoformat(),
+    }
+
+
+def dump_report(status: DomainStatus) -> dict[str, Any]:
+    """`DomainReport`."""
+    index = status.index
+    return dump_domain(status.info) | {
+        "persons": status.persons,
+        "index": {
+            "name": index.name,
+            "state": "valid" if index.valid else "invalid" if index.exists else "missing",
+            "size_bytes": index.size_bytes,
+            "table_bytes": index.table_bytes,
+            "rows": index.rows,
+            "search": status.search,
+        },
+    }
+
+
+def dump_person(info: PersonInfo) -> dict[str, Any]:
+    """`PersonOut`."""
+    return {
+        "id": str(info.id),
+        "label": info.label,
+        "display_name": info.display_name,
+        "faces": info.faces,
+        "created_at": info.created_at.isoformat(),
+        "updated_at": info.updated_at.isoformat(),
+    }
+
+
+def dump_face(face: EnrolledFace) -> dict[str, Any]:
+    """`EnrolledFace`."""
+    return {
+        "id": str(face.id),
+        "box": box_to_json(face.box),
+        "detection_score": round(face.score, 4),
+        "sharpness": round(face.sharpness, 1),
+        "image_sha256": face.image_sha256,
+        "created_at": face.created_at.isoformat(),
+    }
+
+
+def dump_outcome(outcome: FileOutcome) -> dict[str, Any]:
+    """`FileResult`."""
+    if outcome.face is not None:
+        return {"file": outcome.file, "status": "enrolled", "face": dump_face(outcome.face)}
+    return {
+        "file": outcome.file,
+        "status": "rejected" if outcome.rejected else "failed",
+        "code": outcome.error.code if outcome.error else None,
+        "detail": str(outcome.error),
+    }

@@ -1,0 +1,126 @@
+"""Domains: create, list, report, delete."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from app.config import Settings
+from app.db.domains import create_domain, drop_domain
+from app.db.models import Domain, Person
+from app.db.partitions import IndexState, index_state
+from app.db.session import Database
+from app.enrolment.lookup import find_domain
+from app.enrolment.pages import Page, decode_cursor, encode_cursor
+from app.names import clean_name
+from app.vision.packs import PackStore
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """A domain as lists show it; `embeddings` counts its templates."""
+
+    id: int
+    name: str
+    model: str
+    contract: str
+    dimension: int
+    embeddings: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStatus:
+    """A domain's status report.
+
+    Attributes:
+        search: `exact` or `hnsw`, the way its searches begin.
+    """
+
+    info: DomainInfo
+    persons: int
+    index: IndexState
+    search: str
+
+
+class DomainService:
+    """The operations on domains."""
+
+    def __init__(self, settings: Settings, database: Database, packs: PackStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._packs = packs
+
+    def create(self, name: str) -> DomainInfo:
+        """Make a domain for the active pack's embeddings.
+
+        Raises:
+            InvalidName: the name cannot be kept.
+            DomainExists: it is taken.
+            ModelError: the active pack cannot be used.
+        """
+        name = clean_name(name, "domain name")
+        manifest = self._packs.active(self._settings.face_model).manifest
+        with self._database.transaction() as session:
+            domain = create_domain(
+                session,
+                name,
+                model=manifest.name,
+                contract=manifest.contract.id,
+                dimension=manifest.contract.dimension,
+            )
+            session.refresh(domain)
+            return _info(domain)
+
+    def list(self, *, limit: int, cursor: str | None) -> Page[DomainInfo]:
+        """Domains by name.
+
+        Raises:
+            InvalidRequest: the cursor is not one of ours.
+        """
+        query = select(Domain).order_by(Domain.name).limit(limit + 1)
+        if cursor is not None:
+            (after,) = decode_cursor(cursor, 1)
+            query = query.where(Domain.name > after)
+        with self._database.transaction() as session:
+            found = [_info(domain) for domain in session.scalars(query)]
+        more = len(found) > limit
+        return Page(found[:limit], encode_cursor(found[limit - 1].name) if more else None)
+
+    def report(self, name: str) -> DomainStatus:
+        """The status report of a domain, by name or id.
+
+        Raises:
+            DomainNotFound: no such domain.
+        """
+        with self._database.transaction() as session:
+            domain = find_domain(session, name)
+            persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain.id)) or 0
+            index = index_state(session, domain.id)
+            small = domain.template_count <= self._settings.search_exact_max_rows
+            search = "exact" if small or not index.valid else "hnsw"
+            return DomainStatus(_info(domain), persons, index, search)
+
+    def delete(self, name: str) -> DomainInfo:
+        """Delete a domain with everything in it. Returns what it was.
+
+        Raises:
+            DomainNotFound: no such domain.
+        """
+        with self._database.transaction() as session:
+            domain = find_domain(session, name)
+            info = _info(domain)
+            drop_domain(session, domain.id)
+        return info
+
+
+def _info(domain: Domain) -> DomainInfo:
+    return DomainInfo(
+        id=domain.id,
+        name=domain.name,
+        model=domain.model,
+        contract=domain.contract,
+        dimension=domain.dimension,
+        embeddings=domain.template_count,
+        created_at=domain.created_at,
+    )

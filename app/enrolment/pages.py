@@ -1,0 +1,42 @@
+"""Lists in pages: the cursor names the last item seen, so that nothing is skipped or shown twice while others write."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.errors import InvalidRequest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page; `next_cursor` is None on the last."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+def encode_cursor(*key: str) -> str:
+    """The cursor behind the item with this sort key."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, parts: int) -> list[str]:
+    """The sort key in a cursor.
+
+    Raises:
+        InvalidRequest: it is not one of ours.
+    """
+    try:
+        key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("The cursor is not one that this service gave.") from None
+    if not isinstance(key, list) or len(key) != parts or not all(isinstance(part, str) for part in key):
+        raise InvalidRequest("The cursor is not one that this service gave.")
+    if any("\x00" in part or not part.isprintable() for part in key):
+        raise InvalidRequest("The cursor is not one that this service gave.")
+    return key
