@@ -27,7 +27,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Everything that an operator can set. `.env.example` explains each field for them."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT_ROOT / ".env", extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=PROJECT_ROOT / ".env", extra="forbid", frozen=True, env_ignore_empty=True
+    )
 
     storage_dir: Path = PROJECT_ROOT / "storage"
     host: str = "127.0.0.1"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from flask import Flask, Response, current_app, make_response, request
@@ -23,11 +24,15 @@ def create_admin_key(path: Path) -> bool:
         whether a key was made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x", opener=_private) as stream:
-            stream.write(f"fdx_{secrets.token_urlsafe(32)}\n")
-    except FileExistsError:
-        return False
+    # Linked into place when complete: a crash leaves no empty key, and an existing key is never replaced.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".admin-key-") as stream:  # mode 600
+        stream.write(f"fdx_{secrets.token_urlsafe(32)}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+        try:
+            os.link(stream.name, path)
+        except FileExistsError:
+            return False
     return True
 
 
@@ -86,7 +91,3 @@ class _AdminKey:
             current_app.logger.error("[API] The admin key file cannot be read: nobody is let in")
             return None
         return self._loaded[1] or None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

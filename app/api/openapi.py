@@ -32,7 +32,9 @@ def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any
     binary = {"type": "string", "format": "binary"}
     file = {"type": "array", "items": binary} if many else binary
     content: dict[str, Any] = {
-        "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": file} | fields}},
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": ["file"], "properties": {"file": file} | fields}
+        },
         "image/*": {"schema": binary},
     }
     if not many:

@@ -102,7 +102,9 @@ class RecognizedPerson(BaseModel):
 class MatchMetrics(BaseModel):
     """How sure a match is."""
 
-    confidence_percentage: float = Field(description="calibrated probability of being the same person, 50 at the threshold")
+    confidence_percentage: float = Field(
+        description="calibrated probability of being the same person, 50 at the threshold"
+    )
     occurrences: int = Field(description="templates of the person within the threshold")
     min_distance: float = Field(description="cosine distance of the nearest template")
     weighted_score: float = Field(description="confidence at the mean distance of those templates")
@@ -247,7 +249,9 @@ class FileResult(BaseModel):
 
     file: str
     status: str = Field(description="enrolled, rejected (the picture's fault) or failed (ours: send it again)")
-    code: str | None = Field(None, description="why not: no_face, several_faces, face_too_small, face_blurred, duplicate, …")
+    code: str | None = Field(
+        None, description="why not: no_face, several_faces, face_too_small, face_blurred, duplicate, …"
+    )
     detail: str | None = None
     face: EnrolledFace | None = None
 

@@ -36,7 +36,15 @@ from app.vision.faces import Analysis
 
 _ERRORS_BY_CODE: dict[str, type[FacedexError]] = {
     error.code: error
-    for error in (ImageTooLarge, InvalidImage, UnsupportedImage, InvalidRequest, ModelUnavailable, WorkerTimeout, EmbedderError)
+    for error in (
+        ImageTooLarge,
+        InvalidImage,
+        UnsupportedImage,
+        InvalidRequest,
+        ModelUnavailable,
+        WorkerTimeout,
+        EmbedderError,
+    )
 }
 
 # A picture gets this many workers at the most: the one that may die of it, and one more.
@@ -80,9 +88,7 @@ class EmbedderClient:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def analyze(
-        self, image: bytes, *, deadline: Deadline, embed: EmbedMode = "all", request_id: str = ""
-    ) -> Analysis:
+    def analyze(self, image: bytes, *, deadline: Deadline, embed: EmbedMode = "all", request_id: str = "") -> Analysis:
         """Detect and embed the faces of one picture.
 
         Args:

@@ -62,13 +62,16 @@ class Worker:
         except Exception as error:
             backoff_s = min(self._failure.backoff_s * 2, _RETRY_MAX_S) if self._failure else _RETRY_FIRST_S
             # Only our own errors are known to hold nothing private; the log has the rest.
-            problem = str(error) if isinstance(error, FacedexError) else "the model could not be loaded, see embedder.log"
+            problem = (
+                str(error) if isinstance(error, FacedexError) else "the model could not be loaded, see embedder.log"
+            )
             self._failure = _Failure(problem, time.monotonic() + backoff_s, backoff_s)
             log.exception("[WORKER] Model not loaded", retry_in_s=backoff_s)
             return
         self._failure = None
         log.info(
-            f"[WORKER] Model {self._engine.pack.manifest.name} loaded in {time.monotonic() - started:.2f}s", pid=os.getpid()
+            f"[WORKER] Model {self._engine.pack.manifest.name} loaded in {time.monotonic() - started:.2f}s",
+            pid=os.getpid(),
         )
 
     def analyze(self, image: bytes, embed: EmbedMode) -> Analysis:

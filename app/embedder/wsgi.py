@@ -51,7 +51,9 @@ class EmbedderApplication:
         try:
             return "200 OK", self._dispatch(environ)
         except FacedexError as error:
-            status = next((line for kind, line in _STATUS_LINES if isinstance(error, kind)), "500 Internal Server Error")
+            status = next(
+                (line for kind, line in _STATUS_LINES if isinstance(error, kind)), "500 Internal Server Error"
+            )
             log.info(f"[WORKER] Refused: {error.code}")
             return status, json.dumps({"code": error.code, "message": str(error)}).encode()
         except Exception:
@@ -78,7 +80,11 @@ class EmbedderApplication:
     def _check_deadline(environ: dict[str, Any]) -> None:
         """Skip work that nobody waits for any more: under overload the queue would otherwise never catch up."""
         deadline = environ.get(_environ_key(DEADLINE_HEADER))
-        late = time.monotonic() >= float(deadline) if deadline else float(environ.get(_environ_key(TIMEOUT_HEADER), 1)) <= 0
+        late = (
+            time.monotonic() >= float(deadline)
+            if deadline
+            else float(environ.get(_environ_key(TIMEOUT_HEADER), 1)) <= 0
+        )
         if late:
             raise WorkerTimeout("The request waited in the queue past its deadline.")
 

@@ -8,8 +8,9 @@ from sqlalchemy import func, select
 from app.config import Settings
 from app.db.domains import create_domain, drop_domain
 from app.db.models import Domain, Person
-from app.db.partitions import IndexState, index_state
+from app.db.partitions import IndexState, index_state, rebuild_index
 from app.db.session import Database
+from app.db.templates import recount_templates
 from app.enrolment.lookup import find_domain
 from app.enrolment.pages import Page, decode_cursor, encode_cursor
 from app.names import clean_name
@@ -112,6 +113,19 @@ class DomainService:
             info = _info(domain)
             drop_domain(session, domain.id)
         return info
+
+    def reindex(self, name: str) -> DomainInfo:
+        """Rebuild the index, missing, invalid or not, while searches and enrolments go on; count the templates anew.
+
+        Raises:
+            DomainNotFound: no such domain.
+        """
+        with self._database.transaction() as session:
+            domain = find_domain(session, name)
+        rebuild_index(self._database, domain.id, domain.dimension)
+        with self._database.transaction() as session:
+            recount_templates(session, domain.id)
+            return _info(find_domain(session, domain.name))
 
 
 def _info(domain: Domain) -> DomainInfo:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Select, func, select
@@ -78,7 +78,7 @@ class PersonService:
                     Person.label.icontains(wanted, autoescape=True)
                     | Person.display_name.icontains(wanted, autoescape=True)
                 )
-            found = [_info(*row) for row in session.execute(query).tuples()]
+            found = [_info(person, faces) for person, faces in session.execute(query)]
         more = len(found) > limit
         return Page(found[:limit], encode_cursor(found[limit - 1].label) if more else None)
 
@@ -92,7 +92,7 @@ class PersonService:
             return read_person(session, find_domain(session, domain).id, label)
 
     def update(
-        self, domain: str, label: str, *, new_label: str | Unset = UNSET, display_name: str | None | Unset = UNSET
+        self, domain: str, label: str, *, new_label: str | Unset = UNSET, display_name: str | Unset | None = UNSET
     ) -> PersonInfo:
         """Change what is given; a display name of None shows the label again.
 
@@ -102,7 +102,11 @@ class PersonService:
             PersonExists: the new label is taken.
         """
         cleaned_label = UNSET if isinstance(new_label, Unset) else clean_name(new_label, "label")
-        shown = display_name if display_name is None or isinstance(display_name, Unset) else clean_name(display_name, "display name")
+        shown = (
+            display_name
+            if display_name is None or isinstance(display_name, Unset)
+            else clean_name(display_name, "display name")
+        )
         with self._database.transaction() as session:
             domain_id = find_domain(session, domain).id
             lock_domain(session, domain_id)
@@ -181,9 +185,7 @@ def _refuse_taken(session: Session, domain_id: int, label: str) -> None:
     """A label that is another person's label, or their id: it would hide that person from requests by id."""
     taken = select(Person.id).where(Person.domain_id == domain_id, Person.label == label)
     if (as_id := _as_uuid(label)) is not None:
-        taken = select(Person.id).where(
-            Person.domain_id == domain_id, (Person.label == label) | (Person.id == as_id)
-        )
+        taken = select(Person.id).where(Person.domain_id == domain_id, (Person.label == label) | (Person.id == as_id))
     if session.scalars(taken).first() is not None:
         raise PersonExists(f"A person labelled {label!r} exists already in this domain.")
 
@@ -197,20 +199,19 @@ def _as_uuid(text: str) -> UUID | None:
     return value if str(value) == text.lower() else None
 
 
-def _with_faces(domain_id: int) -> Select[tuple[Person, int]]:
+def _with_faces(domain_id: int) -> Select[Person, int]:
     faces = (
         select(func.count())
         .select_from(FaceEmbedding)
         .where(FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == Person.id)
         .scalar_subquery()
     )
-    query: Select[Any] = select(Person, faces).where(Person.domain_id == domain_id)
-    return query
+    return select(Person, faces).where(Person.domain_id == domain_id)
 
 
 def _read(session: Session, person: Person) -> PersonInfo:
-    row = session.execute(_with_faces(person.domain_id).where(Person.id == person.id)).tuples().one()
-    return _info(*row)
+    found, faces = session.execute(_with_faces(person.domain_id).where(Person.id == person.id)).one()
+    return _info(found, faces)
 
 
 def _info(person: Person, faces: int) -> PersonInfo:

@@ -37,4 +37,6 @@ def check_quality(face: Face, *, min_face_px: int, min_sharpness: float) -> None
     if face.quality.size_px < min_face_px:
         raise FaceTooSmall(f"The face is {face.quality.size_px} px wide; at least {min_face_px} px are needed.")
     if face.quality.sharpness < min_sharpness:
-        raise FaceBlurred(f"The face's sharpness is {face.quality.sharpness:.0f}; at least {min_sharpness:.0f} is needed.")
+        raise FaceBlurred(
+            f"The face's sharpness is {face.quality.sharpness:.0f}; at least {min_sharpness:.0f} is needed."
+        )

@@ -54,9 +54,7 @@ class PgvectorRecognition:
             for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
         )
         named = {face.candidates[0].label for face in faces if face.decision == "match"}
-        log.info(
-            f"[pgvector] Recognition completed in {time.monotonic() - started_s:.2f}s, found {len(named)} persons"
-        )
+        log.info(f"[pgvector] Recognition completed in {time.monotonic() - started_s:.2f}s, found {len(named)} persons")
         return RecognitionResult(
             mode=self.mode,
             domain=domain,

@@ -67,8 +67,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--host", help="address to listen on (HOST; default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (PORT; default 8000)")
-    parser.add_argument("--storage", metavar="DIR", type=Path, help="folder for all data (STORAGE_DIR; default storage)")
-    parser.add_argument("--workers", type=int, help="worker processes of the pool (EMBEDDER_WORKERS; default: the cores)")
+    parser.add_argument(
+        "--storage", metavar="DIR", type=Path, help="folder for all data (STORAGE_DIR; default storage)"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="worker processes of the pool (EMBEDDER_WORKERS; default: the cores)"
+    )
     return parser.parse_args()
 
 
@@ -110,7 +114,9 @@ class _exclusive:  # noqa: N801 -- a context manager, used like a function
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotStart("another Facedex runs with this storage folder; use --storage DIR for a second one.") from None
+            raise CannotStart(
+                "another Facedex runs with this storage folder; use --storage DIR for a second one."
+            ) from None
 
     def __exit__(self, *_exc: object) -> None:
         if self._file is not None:
@@ -186,7 +192,9 @@ def _start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
             lambda: gunicorn("worker pool", "app/embedder/gunicorn.conf.py", "embedder.log"),
             stop_timeout_s=stop_timeout_s,
         )
-    supervisor.start("web", lambda: gunicorn("web", "gunicorn.conf.py", "gunicorn-error.log"), stop_timeout_s=stop_timeout_s)
+    supervisor.start(
+        "web", lambda: gunicorn("web", "gunicorn.conf.py", "gunicorn-error.log"), stop_timeout_s=stop_timeout_s
+    )
 
 
 def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
@@ -196,7 +204,7 @@ def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
     failures = 0
     while not (answer := ask_ready(settings)).ready:
         failures += len(supervisor.replace_dead())
-        if failures > 50 or time.monotonic() > until_s:  # noqa: PLR2004
+        if failures > 50 or time.monotonic() > until_s:
             reasons = "; ".join(answer.reasons) or "no answer"
             raise CannotStart(f"not ready: {reasons}. The logs are in {settings.logs_dir}.")
         supervisor.sleep(0.2)

@@ -1,0 +1,33 @@
+"""What all commands share: services, and errors as one line."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+from flask.cli import with_appcontext
+
+from app.errors import DatabaseUnavailable, EmbedderUnavailable, FacedexError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HINTS: dict[type[FacedexError], str] = {
+    DatabaseUnavailable: "Is scripts/serve running with this STORAGE_DIR? `flask --app wsgi doctor` tells more.",
+    EmbedderUnavailable: "Is scripts/serve running with this STORAGE_DIR? `flask --app wsgi doctor` tells more.",
+}
+
+
+def command_body(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a command inside the application; our own errors become one line and the exit code 1."""
+
+    @with_appcontext
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except FacedexError as error:
+            hint = _HINTS.get(type(error))
+            raise click.ClickException(f"{error}{' ' + hint if hint else ''}") from None
+
+    return wrapped

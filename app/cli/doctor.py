@@ -1,0 +1,125 @@
+"""`flask doctor`: what is wrong, and how to mend it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import click
+from flask.cli import with_appcontext
+from sqlalchemy import text
+
+from app.api.wiring import Services, services
+from app.db.migrate import current_revision, head_revision
+from app.db.partitions import index_state
+from app.errors import FacedexError, PoolBusy, WorkerTimeout
+
+_DISK_LOW_BYTES: Final = 2 * 1024**3
+_SERVE: Final = "start scripts/serve with this STORAGE_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination; `cure` is empty where nothing is wrong."""
+
+    part: str
+    says: str
+    cure: str = ""
+
+
+@click.command("doctor")
+@with_appcontext
+def doctor() -> None:
+    """Examine database, extension, indexes, model, pool and disk: what is wrong and how to mend it."""
+    findings = [finding for examine in _EXAMINATIONS for finding in _run(examine)]
+    for finding in findings:
+        click.echo(f"{'WRONG' if finding.cure else 'ok':<6} {finding.part:<10} {finding.says}")
+        if finding.cure:
+            click.echo(f"{'':<17} → {finding.cure}")
+    if wrong := sum(1 for finding in findings if finding.cure):
+        raise click.ClickException(f"{wrong} of {len(findings)} checks found something wrong.")
+
+
+def _run(examine: Callable[[Services], list[Finding]]) -> list[Finding]:
+    try:
+        return examine(services())
+    except FacedexError as error:
+        return [Finding(examine.__name__.strip("_"), str(error), _cure(error))]
+
+
+def _cure(error: FacedexError) -> str:
+    cures = {
+        "database_unavailable": f"{_SERVE}, or check VECTOR_DB_URL; the server's log is storage/logs/postgres.log",
+        "embedder_unavailable": _SERVE,
+        "unknown_model": "flask --app wsgi models list, then models install or models use",
+        "invalid_pack": "remove the pack's folder under storage/models and install it again",
+    }
+    return cures.get(error.code, "see the logs under storage/logs")
+
+
+def _database(found: Services) -> list[Finding]:
+    with found.database.transaction() as session:
+        version = session.scalar(text("SHOW server_version"))
+    current, head = current_revision(found.database.engine), head_revision()
+    schema = Finding(
+        "schema", f"revision {current or 'none'}", "" if current == head else f"{_SERVE}: it migrates to {head}"
+    )
+    return [Finding("database", f"PostgreSQL {version}"), schema]
+
+
+def _extension(found: Services) -> list[Finding]:
+    with found.database.transaction() as session:
+        row = session.execute(
+            text("SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'vector'")
+        ).one_or_none()
+    if row is None or row[0] is None:
+        return [Finding("extension", "pgvector is not installed", "CREATE EXTENSION vector, as a superuser")]
+    cure = "" if row[0] == row[1] else f"ALTER EXTENSION vector UPDATE, as a superuser: {row[1]} is available"
+    return [Finding("extension", f"pgvector {row[0]}", cure)]
+
+
+def _indexes(found: Services) -> list[Finding]:
+    findings: list[Finding] = []
+    cursor: str | None = None
+    domains = 0
+    while True:
+        page = found.domains.list(limit=500, cursor=cursor)
+        for info in page.items:
+            domains += 1
+            with found.database.transaction() as session:
+                state = index_state(session, info.id)
+            if not state.valid:
+                says = f"the index of domain {info.name!r} is {'invalid' if state.exists else 'missing'}"
+                findings.append(Finding("indexes", says, f"flask --app wsgi domains reindex {info.id}"))
+            if state.rows != info.embeddings:
+                says = f"domain {info.name!r} counts {info.embeddings} templates and holds {state.rows}"
+                findings.append(Finding("indexes", says, f"flask --app wsgi domains reindex {info.id}"))
+        if (cursor := page.next_cursor) is None:
+            break
+    return findings or [Finding("indexes", f"{domains} domains, every index valid")]
+
+
+def _model(found: Services) -> list[Finding]:
+    manifest = found.packs.verify(found.packs.active_name(found.settings.face_model)).manifest
+    return [Finding("model", f"{manifest.name}, digests right, licence: {manifest.licence.name}")]
+
+
+def _pool(found: Services) -> list[Finding]:
+    try:
+        status = found.embedder.status()
+    except (PoolBusy, WorkerTimeout):
+        return [Finding("pool", "working, too busy to answer")]
+    if status.model is None:
+        return [Finding("pool", status.problem or "no model is loaded", "see storage/logs/embedder.log")]
+    wanted = found.packs.active_name(found.settings.face_model)
+    cure = "" if status.model == wanted else f"restart the service: {wanted} is chosen"
+    return [Finding("pool", f"{status.model} loaded", cure)]
+
+
+def _disk(found: Services) -> list[Finding]:
+    free = shutil.disk_usage(found.settings.storage_dir).free
+    cure = "" if free >= _DISK_LOW_BYTES else "make room: PostgreSQL stops when the disk is full"
+    return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {found.settings.storage_dir}", cure)]
+
+
+_EXAMINATIONS = (_database, _extension, _indexes, _model, _pool, _disk)

@@ -1,0 +1,85 @@
+"""`flask domains`: create, list, show, delete."""
+
+import json
+
+import click
+from flask.cli import AppGroup
+
+from app.api.dump import dump_domain, dump_report
+from app.api.wiring import services
+from app.cli.common import command_body
+from app.enrolment.domains import DomainInfo
+
+domains = AppGroup("domains", help="Create, list, show and delete domains (tenants).")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_PAGE = 500
+
+
+@domains.command("create", with_appcontext=False)
+@click.argument("name")
+@command_body
+def create(name: str) -> None:
+    """Create the domain NAME for the active model pack."""
+    info = services().domains.create(name)
+    click.echo(f"Created domain {info.name!r} (id {info.id}) for model {info.model}.")
+
+
+@domains.command("list", with_appcontext=False)
+@_as_json
+@command_body
+def list_(as_json: bool) -> None:
+    """List all domains."""
+    found: list[DomainInfo] = []
+    cursor: str | None = None
+    while True:
+        page = services().domains.list(limit=_PAGE, cursor=cursor)
+        found += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    if as_json:
+        click.echo(json.dumps([dump_domain(info) for info in found], ensure_ascii=False, indent=2))
+        return
+    for info in found:
+        click.echo(f"{info.id:>6}  {info.name}  {info.embeddings} embeddings  {info.model}")
+    if not found:
+        click.echo("There are no domains yet.")
+
+
+@domains.command("show", with_appcontext=False)
+@click.argument("name")
+@_as_json
+@command_body
+def show(name: str, as_json: bool) -> None:
+    """Report the status of domain NAME."""
+    report = dump_report(services().domains.report(name))
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        return
+    index = report["index"]
+    click.echo(f"{report['name']} (id {report['id']}, created {report['created_at']})")
+    click.echo(f"  persons     {report['persons']}")
+    click.echo(f"  embeddings  {report['embeddings']}")
+    click.echo(f"  model       {report['model']['name']} ({report['model']['contract']})")
+    click.echo(f"  index       {index['state']}, {index['size_bytes']} bytes; searches are {index['search']}")
+
+
+@domains.command("delete", with_appcontext=False)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@command_body
+def delete(name: str, yes: bool) -> None:
+    """Delete domain NAME with all persons and embeddings in it."""
+    report = services().domains.report(name)
+    if not yes:
+        click.confirm(f"Delete {report.info.name!r} with {report.persons} persons for good?", abort=True)
+    info = services().domains.delete(name)
+    click.echo(f"Deleted domain {info.name!r} with {info.embeddings} embeddings.")
+
+
+@domains.command("reindex", with_appcontext=False)
+@click.argument("name")
+@command_body
+def reindex(name: str) -> None:
+    """Rebuild the index of domain NAME, and count its templates anew, while searches go on."""
+    info = services().domains.reindex(name)
+    click.echo(f"The index of {info.name!r} is valid; it has {info.embeddings} embeddings.")
