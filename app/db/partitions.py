@@ -112,9 +112,9 @@ def index_state(session: Session, domain_id: int) -> IndexState:
         " coalesce(pg_relation_size(i.indexrelid), 0), pg_relation_size(CAST(:table AS regclass))"
         " FROM (SELECT to_regclass(:name) AS oid) AS wanted LEFT JOIN pg_index AS i ON i.indexrelid = wanted.oid"
     )
-    row = session.execute(query, {"table": table, "name": name}).one()
+    exists, valid, size, table_size = session.execute(query, {"table": table, "name": name}).one()
     rows = session.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a name that ends in the id's digits
-    return IndexState(name, *row, rows or 0)
+    return IndexState(name, exists, valid, size, table_size, rows or 0)
 
 
 def _index_is_valid(connection: Connection, name: str) -> bool:

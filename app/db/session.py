@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db.embedded import embedded_url
+from app.db.server_files import embedded_url
 from app.errors import DatabaseError, DatabaseTimeout, DatabaseUnavailable
 
 _POOL_RECYCLE_S: Final = 1_800
