@@ -44,6 +44,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.InvalidPack: (500, "Model pack damaged"),
     errors.LicenseNotAccepted: (409, "Licence not accepted"),
     errors.DownloadFailed: (502, "Download failed"),
+    errors.InvalidEmbedding: (500, "Unusable embedding"),
     errors.EmbedderError: (500, "Embedding failed"),
     errors.PoolBusy: (503, "All workers are busy"),
     errors.WorkerCrashed: (500, "Worker crashed"),
