@@ -43,7 +43,7 @@ _SHARED: list[Processor] = [
 ]
 
 
-def configure_logging(settings: Settings, log_file: Path | None = None) -> None:
+def configure_logging(settings: Settings, log_file: Path | None = None, *, level: str | None = None) -> None:
     """Send structlog and the standard library's loggers to `log_file`, or to standard error.
 
     Idempotent; opens the file with mode 640 where it does not exist.
@@ -67,7 +67,9 @@ def configure_logging(settings: Settings, log_file: Path | None = None) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(settings.log_level)
+    root.setLevel(level or settings.log_level)
+    # Alembic tells its own workings at INFO.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

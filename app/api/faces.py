@@ -1,12 +1,11 @@
 """`/v1/domains/{domain}/persons/{label}/faces`."""
 
 from flask import g, jsonify, request
-from flask.typing import ResponseReturnValue
 from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.dump import dump_face, dump_outcome, dump_person
 from app.api.metrics import ENROLMENTS
-from app.api.openapi import PROBLEM_RESPONSES, SECURITY, picture_body
+from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_uploads
 from app.api.problems import problem_response
 from app.api.schemas import EnrolmentAnswer, FacePage, FacePath, PageQuery, PersonPath
@@ -24,7 +23,7 @@ bp = APIBlueprint(
 
 
 @bp.post("", responses={201: EnrolmentAnswer}, openapi_extensions=picture_body({}, many=True))
-def enrol_faces(path: PersonPath) -> ResponseReturnValue:
+def enrol_faces(path: PersonPath) -> ViewReturn:
     """Enrol the main face of one or many pictures; creates the person when new.
 
     Each file is answered on its own. 201 where at least one was enrolled; otherwise the first file's error, with the results
@@ -45,14 +44,14 @@ def enrol_faces(path: PersonPath) -> ResponseReturnValue:
 
 
 @bp.get("", responses={200: FacePage})
-def list_faces(path: PersonPath, query: PageQuery) -> ResponseReturnValue:
+def list_faces(path: PersonPath, query: PageQuery) -> ViewReturn:
     """List a person's enrolled faces, oldest first."""
     page = services().faces.list(path.domain, path.label, limit=query.limit, cursor=query.cursor)
     return {"items": [dump_face(face) for face in page.items], "next_cursor": page.next_cursor}
 
 
 @bp.delete("/<face_id>", responses={204: None})
-def delete_face(path: FacePath) -> ResponseReturnValue:
+def delete_face(path: FacePath) -> ViewReturn:
     """Delete one enrolled face."""
     services().faces.delete(path.domain, path.label, path.face_id)
     return "", 204

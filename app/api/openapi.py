@@ -2,7 +2,12 @@
 
 from typing import Any, Final
 
+from flask import Response
+
 from app.api.schemas import Problem
+
+# What a view returns. Flask's own alias cannot be resolved at run time, where flask_openapi3 reads annotations.
+ViewReturn = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[str, str]]
 
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},

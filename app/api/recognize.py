@@ -4,12 +4,11 @@ import time
 from typing import Any
 
 from flask import g, request
-from flask.typing import ResponseReturnValue
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import ValidationError
 
 from app.api.metrics import DECISIONS, STAGE_SECONDS
-from app.api.openapi import PROBLEM_RESPONSES, SECURITY, picture_body
+from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_probe
 from app.api.problems import validation_problem
 from app.api.schemas import RecognitionAnswer, RecognizeParameters
@@ -32,7 +31,7 @@ _BODY: dict[str, Any] = picture_body(
 
 
 @bp.post("/recognize", responses={200: RecognitionAnswer}, openapi_extensions=_BODY)
-def recognize() -> ResponseReturnValue:
+def recognize() -> ViewReturn:
     """Name every face of one picture from a domain's gallery (1:N).
 
     The picture is the multipart field `file`, the raw body, or base64 under the JSON key `image`. A picture without faces,

@@ -86,6 +86,7 @@ def build_app(settings: Settings) -> OpenAPI:
         static_folder=None,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.extensions[_EXTENSION] = build_services(settings)
     register_context(app, settings)

@@ -7,7 +7,9 @@ from typing import ParamSpec, TypeVar
 import click
 from flask.cli import with_appcontext
 
+from app.api.wiring import services
 from app.errors import DatabaseUnavailable, EmbedderUnavailable, FacedexError
+from app.logs import configure_logging
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +26,8 @@ def command_body(function: Callable[P, R]) -> Callable[P, R]:
     @with_appcontext
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A command prints its own result; the log is for what goes wrong.
+        configure_logging(services().settings, level="WARNING")
         try:
             return function(*args, **kwargs)
         except FacedexError as error:

@@ -19,11 +19,13 @@ from app.db.session import database_url
 from app.errors import FacedexError
 from app.logs import configure_logging
 from app.server.children import Child
-from app.server.readiness import Readiness, ask_ready
+from app.server.readiness import ask_ready
 from app.server.supervisor import Stopped, Supervisor
 from app.vision.packs import DEFAULT_PACK, PackStore
 
 _READY_WITHIN_S: Final = 120.0
+# A part that dies so often before the service was ever ready will not get better.
+_DEATHS_AT_START: Final = 3
 _PYTHON: Final = sys.executable
 
 
@@ -200,11 +202,11 @@ def _start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
 def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
     until_s = time.monotonic() + _READY_WITHIN_S
     _say("starting the worker pool and the web")
-    answer = Readiness(ready=False, reasons=[])
-    failures = 0
+    deaths: list[str] = []
     while not (answer := ask_ready(settings)).ready:
-        failures += len(supervisor.replace_dead())
-        if failures > 50 or time.monotonic() > until_s:
+        deaths += supervisor.replace_dead()
+        if len(deaths) >= _DEATHS_AT_START or time.monotonic() > until_s:
+            answer.reasons.extend(f"{name} ends at once" for name in sorted(set(deaths)))
             reasons = "; ".join(answer.reasons) or "no answer"
             raise CannotStart(f"not ready: {reasons}. The logs are in {settings.logs_dir}.")
         supervisor.sleep(0.2)
@@ -221,6 +223,7 @@ def _announce(settings: Settings, took_s: float) -> None:
 Facedex is ready on {url}
 
   key         KEY=$(cat {key})
+  domain      curl -H "x-api-key: $KEY" -H "Content-Type: application/json" -d '{{"name": "people"}}' {url}/v1/domains
   enrol       {prefix}.venv/bin/flask --app wsgi enrol people FOLDER        # one folder of photos per person
   or          curl -H "x-api-key: $KEY" -F file=@alice.jpg {url}/v1/domains/people/persons/Alice/faces
   recognise   curl -H "x-api-key: $KEY" -F domain=people -F file=@photo.jpg {url}/recognize

@@ -102,17 +102,16 @@ class Supervisor:
         """Start anew the parts whose processes are gone, each after a pause that doubles.
 
         Returns:
-            the names of those that are gone now.
+            the names of those that died since the last call.
         """
-        gone = []
+        died = []
         for part in self._parts:
             if part.running is not None and part.running.exited():
+                died.append(part.name)
                 self._on_exit(part)
-            if part.restart_at_s is not None:
-                gone.append(part.name)
-                if time.monotonic() >= part.restart_at_s:
-                    self._launch(part)
-        return gone
+            if part.restart_at_s is not None and time.monotonic() >= part.restart_at_s:
+                self._launch(part)
+        return died
 
     def stop(self) -> None:
         """Stop all parts, the last started first."""
