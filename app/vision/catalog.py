@@ -12,14 +12,14 @@ DLIB_CALIBRATION = Calibration(
     basis="Threshold: DeepFace's for its model Dlib. Confirmed, and slope fitted, on the 450 genuine and 4,500 impostor "
     "pairs of 100 pictures of ten persons (LFW): FMR 0 of 4,500, FNMR 0.09.",
 )
-DLIB_MIN_SHARPNESS = 12.0
+DLIB_MIN_SHARPNESS = 10.0
 
 INSIGHTFACE_LICENCE = Licence(
     name="insightface pretrained models: non-commercial research purposes only "
     "(https://github.com/deepinsight/insightface#license)",
     non_commercial=True,
 )
-INSIGHTFACE_MIN_SHARPNESS = 20.0
+INSIGHTFACE_MIN_SHARPNESS = 15.0
 # Every SCRFD and ArcFace pack whose installer gives no threshold of its own.
 INSIGHTFACE_CALIBRATION = Calibration(
     threshold=0.55,

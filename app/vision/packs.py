@@ -23,13 +23,14 @@ MANIFEST_NAME = "manifest.json"
 _ACTIVE_FILE = "active"
 _MANIFEST_MAX_BYTES = 64 * 1024
 _PACK_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 # Which files each kind of pack needs, by role.
 _ROLES = {"dlib": {"embedder", "landmarks"}, "insightface": {"detector", "embedder"}}
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-PackName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+PackName = Annotated[str, StringConstraints(pattern=f"^{_PACK_NAME.pattern}$")]
 # A plain name: no folder, so nothing a manifest names can lie outside its pack.
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+FileName = Annotated[str, StringConstraints(pattern=f"^{_FILE_NAME.pattern}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
@@ -245,6 +246,11 @@ class PackStore:
 def is_pack_name(name: str) -> bool:
     """Whether `name` may name a pack, and so a folder."""
     return _PACK_NAME.fullmatch(name) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Whether `name` may name a file of a pack: a plain name, without folders."""
+    return _FILE_NAME.fullmatch(name) is not None
 
 
 def read_manifest(folder: Path) -> PackManifest:
