@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -148,6 +148,7 @@ def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplat
         lock_domain(session, domain_id)
         set_local(session, statement_timeout="0")
         create_index(session, domain_id, dimension)
+        session.execute(text(f"ANALYZE {partition_name(domain_id)}"))
     return loaded
 
 
