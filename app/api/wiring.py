@@ -72,6 +72,7 @@ def build_app(settings: Settings) -> OpenAPI:
     from app.api import domains, faces, health, persons, recognize
     from app.api.auth import register_auth
     from app.api.context import register_context
+    from app.api.json import StrictJSON
     from app.api.openapi import ERROR_MODEL, SECURITY_SCHEMES
     from app.api.problems import register_error_handlers, validation_problem
     from app.cli import register_commands
@@ -85,8 +86,7 @@ def build_app(settings: Settings) -> OpenAPI:
         doc_prefix="/docs",
         static_folder=None,
     )
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json = StrictJSON(app)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.extensions[_EXTENSION] = build_services(settings)
     register_context(app, settings)

@@ -187,7 +187,7 @@ class FaceService:
         with self._database.transaction() as session:
             _refuse_known_picture(session, domain_id, _find_or_none(session, domain_id, label), digest)
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, deadline=deadline, embed="largest", request_id=request_id)
+        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id)
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)

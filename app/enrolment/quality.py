@@ -5,10 +5,12 @@ from app.vision.faces import Analysis, Face
 
 # The main face has at least this many times the area of the next: a bystander in the background is smaller than that.
 MAIN_FACE_AREA_RATIO = 1.5
+# A detection this much weaker than the surest one is taken for something else: a badge, a fold of cloth, a poster.
+CREDIBLE_SCORE_SHARE = 0.25
 
 
 def main_face(analysis: Analysis) -> Face:
-    """The face a picture is about: its only one, or the one that is clearly the largest.
+    """The face a picture is about: its only credible one, or the one that is clearly the largest.
 
     Raises:
         NoFaceFound: there is none.
@@ -16,9 +18,10 @@ def main_face(analysis: Analysis) -> Face:
     """
     if not analysis.faces:
         raise NoFaceFound("No face was found in the picture.")
-    first, *others = analysis.faces
+    least_score = CREDIBLE_SCORE_SHARE * max(face.score for face in analysis.faces)
+    first, *others = [face for face in analysis.faces if face.score >= least_score]
     if others and first.box.area_px < MAIN_FACE_AREA_RATIO * others[0].box.area_px:
-        raise SeveralFaces(f"{len(analysis.faces)} faces were found, none of them clearly the main one.")
+        raise SeveralFaces(f"{len(others) + 1} faces were found, none of them clearly the main one.")
     return first
 
 

@@ -6,8 +6,8 @@ from app.errors import FaceBlurred, FaceTooSmall, NoFaceFound, SeveralFaces
 from app.vision.faces import Analysis, Box, Face, FaceQuality
 
 
-def face(side: int, sharpness: float = 500.0) -> Face:
-    return Face(Box(0, 0, side, side), 1.0, np.zeros((5, 2), np.float32), FaceQuality(side, sharpness))
+def face(side: int, sharpness: float = 500.0, score: float = 1.0) -> Face:
+    return Face(Box(0, 0, side, side), score, np.zeros((5, 2), np.float32), FaceQuality(side, sharpness))
 
 
 def analysis(*faces: Face) -> Analysis:
@@ -27,6 +27,13 @@ def test_a_bystander_does_not_matter():
 def test_two_faces_of_about_one_size_are_refused():
     with pytest.raises(SeveralFaces, match="2 faces"):
         main_face(analysis(face(100), face(95)))
+
+
+@pytest.mark.parametrize("side", [90, 100, 300])
+def test_a_detection_that_is_hardly_one_is_neither_the_main_face_nor_a_rival(side):
+    sure = face(100, score=1.2)
+    largest_first = sorted([sure, face(side, score=0.2)], key=lambda item: -item.box.w)
+    assert main_face(analysis(*largest_first)) is sure
 
 
 def test_no_face_is_refused():

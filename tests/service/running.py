@@ -1,0 +1,122 @@
+"""A whole service of the tests' own, started as an operator starts it."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN_S = 180
+ENDED_WITHIN_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RunningService:
+    """`scripts/serve` with a storage folder and a port of its own."""
+
+    def __init__(self, storage: Path, *, port: int | None = None, env: dict[str, str] | None = None) -> None:
+        self.storage = storage
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env = {**os.environ, **(env or {}), "STORAGE_DIR": str(storage)}
+        self.process: subprocess.Popen[str] | None = None
+        self.output = ""
+
+    def start(self, *options: str) -> None:
+        argv = [str(ROOT / "scripts/serve"), "--storage", str(self.storage), "--port", str(self.port), *options]
+        self.log = (self.storage.parent / f"{self.storage.name}.out").open("w+")
+        self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log, env=self.env, start_new_session=True)
+        until = time.monotonic() + READY_WITHIN_S
+        while f"Facedex is ready on {self.url}" not in self.said():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}\n{self.logs()}"
+            assert time.monotonic() < until, f"not ready: {self.said()}\n{self.logs()}"
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.storage.glob("logs/*.log"))
+
+    @property
+    def key(self) -> str:
+        return (self.storage / "admin.key").read_text().strip()
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"x-api-key": self.key}, timeout=60)
+
+    def flask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        argv = [str(ROOT / ".venv/bin/flask"), "--app", "wsgi", *arguments]
+        done = subprocess.run(argv, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=300)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def tree(self) -> list[psutil.Process]:
+        """The supervisor and everything below it."""
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def gunicorn(self, config: str) -> tuple[psutil.Process, list[psutil.Process]]:
+        """Arbiter and workers of the pool or of the web."""
+        (arbiter,) = [
+            child for child in psutil.Process(self.process.pid).children() if str(ROOT / config) in child.cmdline()
+        ]
+        return arbiter, arbiter.children()
+
+    def pool(self) -> tuple[psutil.Process, list[psutil.Process]]:
+        return self.gunicorn("app/embedder/gunicorn.conf.py")
+
+    def web(self) -> tuple[psutil.Process, list[psutil.Process]]:
+        return self.gunicorn("gunicorn.conf.py")
+
+    def postmaster(self) -> psutil.Process:
+        return psutil.Process(int((self.storage / "postgres/postmaster.pid").read_text().split()[0]))
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send the signal, wait for the end, and see that nothing is left."""
+        tree = self.tree()
+        self.process.send_signal(number)
+        code = self.process.wait(ENDED_WITHIN_S)
+        _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
+        self.log.close()
+        assert alive == [], f"left behind: {alive}"
+        return code
+
+    def kill(self) -> None:
+        """For a test that failed: end what this test started."""
+        if self.process is not None and self.process.poll() is None:
+            tree = self.tree()
+            self.process.terminate()
+            _, alive = psutil.wait_procs(tree, timeout=30)
+            for process in alive:
+                process.kill()
+
+
+@contextmanager
+def running_service(storage: Path, *options: str, env: dict[str, str] | None = None):
+    service = RunningService(storage, env=env)
+    try:
+        service.start(*options)
+        yield service
+        assert service.stop() == 0
+    finally:
+        service.kill()
+
+
+def eventually(condition, within_s: float = 60) -> None:
+    """Wait for a condition that other processes bring about."""
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, f"never came true: {condition}"
+        time.sleep(0.1)
