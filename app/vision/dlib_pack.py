@@ -13,7 +13,7 @@ from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
 from app.vision.engine import Embed
 from app.vision.faces import Analysis, Box, Face, FaceQuality, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
-from app.vision.pipeline import AlignedFace, run_pipeline
+from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
 from app.vision.quality import sharpness
 from app.vision.runtime import open_session
 
@@ -47,7 +47,7 @@ class DlibEngine:
             self._predictor = dlib.shape_predictor(str(pack.path("landmarks")))
         except RuntimeError as error:
             raise InvalidPack("dlib cannot read the landmark predictor of the model pack") from error
-        self._embed([np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8)])
+        check_embedder(pack, self._embed, CHIP_SIZE_PX)
 
     @property
     def pack(self) -> InstalledPack:

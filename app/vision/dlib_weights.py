@@ -71,6 +71,8 @@ class _DatReader:
             self._expect_integers((DIMENSION, size // DIMENSION))
         dimensions = (size // DIMENSION, DIMENSION) if layer == b"fc_2" else (size, 1)
         self._expect_integers((2, *dimensions, 1, 1))
+        if len(self._data) - self._at < size * 4:
+            raise InvalidPack("dlib's weights file is truncated")
         values = np.frombuffer(self._data, "<f4", count=size, offset=self._at).astype(np.float32)
         self._at += size * 4
         if not np.isfinite(values).all():

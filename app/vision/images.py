@@ -1,5 +1,6 @@
 """The one decoder: bytes of a picture file to the pixels that a viewer shows."""
 
+import warnings
 from io import BytesIO
 
 import cv2
@@ -64,7 +65,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         InvalidImage: not a picture, or a damaged or truncated one.
     """
     try:
-        with Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
+        # Pillow warns of damage that it can pass over, such as in EXIF: nobody is there to read it.
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
             _check_size(image, max_pixels)
             return _to_bgr(_upright(image))
     except (ImageTooLarge, MemoryError):

@@ -13,7 +13,7 @@ from app.vision.boxes import clipped_box
 from app.vision.engine import Embed
 from app.vision.faces import Analysis, Face, FaceQuality, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
-from app.vision.pipeline import AlignedFace, run_pipeline
+from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
 from app.vision.quality import sharpness
 from app.vision.runtime import open_session
 
@@ -39,19 +39,11 @@ class InsightfaceEngine:
         self._embedder = _load_embedder(pack)
         # A model with a fixed batch takes one face at a time.
         self._batches = not isinstance(self._embedder.input_shape[0], int)
-        blank = np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8)
+        check_embedder(pack, self._embed, CHIP_SIZE_PX)
         try:
-            self._find_faces(blank)
-            dimension = self._embed([blank]).shape[1]
-        except Exception as error:  # what a graph of another kind makes of it has no common class
-            raise InvalidPack(
-                f"The files of model pack {pack.manifest.name} are no SCRFD and ArcFace models"
-            ) from error
-        if dimension != pack.manifest.dimension:
-            raise InvalidPack(
-                f"The embedder of model pack {pack.manifest.name} gives {dimension} dimensions, "
-                f"not the {pack.manifest.dimension} of its manifest"
-            )
+            self._find_faces(np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8))
+        except Exception as error:  # what the runtime makes of a graph of another kind has no common class
+            raise InvalidPack(f"The detector of model pack {pack.manifest.name} takes no pictures") from error
 
     @property
     def pack(self) -> InstalledPack:

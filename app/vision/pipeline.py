@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from app.errors import InvalidPack
 from app.vision.engine import Embed
 from app.vision.faces import Analysis, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
@@ -66,6 +67,26 @@ def _with_embeddings(
     rows = unit_rows(embed_chips([chip for _, chip in chosen])) if chosen else ()
     embedded = [replace(face, embedding=row) for (face, _), row in zip(chosen, rows, strict=True)]
     return (*embedded, *(face for face, _ in found[len(embedded) :]))
+
+
+def check_embedder(
+    pack: InstalledPack, embed_chips: Callable[[Sequence[UInt8Array]], Float32Array], chip_size_px: int
+) -> None:
+    """Run the embedder once, which also spares the first picture its start.
+
+    Raises:
+        InvalidPack: it cannot take a chip, or gives another number of dimensions than the manifest says.
+    """
+    blank = np.zeros((chip_size_px, chip_size_px, 3), np.uint8)
+    try:
+        shape = embed_chips([blank]).shape
+    except Exception as error:  # what a runtime makes of a graph of another kind has no common class
+        raise InvalidPack(f"The embedder of model pack {pack.manifest.name} takes no faces") from error
+    if shape != (1, pack.manifest.dimension):
+        raise InvalidPack(
+            f"The embedder of model pack {pack.manifest.name} gives {shape[-1]} dimensions, "
+            f"not the {pack.manifest.dimension} of its manifest"
+        )
 
 
 def unit_rows(vectors: Float32Array) -> Float32Array:
