@@ -28,6 +28,7 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, progress: Progre
         DownloadFailed: the server cannot be reached or refuses, the transfer breaks off, the file is too large, or its
             digest is another.
     """
+    address = public_address(url)
     try:
         # Checked for every address on the way: a redirect must not lead from https to http.
         hooks = {"request": [_refuse_plain_http]}
@@ -36,12 +37,12 @@ def fetch(url: str, target: Path, *, sha256: str | None = None, progress: Progre
             client.stream("GET", url) as response,
         ):
             if response.status_code != httpx.codes.OK:
-                raise DownloadFailed(f"The server answered {response.status_code} for {_shown(url)}")
+                raise DownloadFailed(f"The server answered {response.status_code} for {address}")
             digest = _receive(response, target, progress)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DownloadFailed(f"{_shown(url)} could not be fetched: {type(error).__name__}") from error
+    except httpx.HTTPError as error:
+        raise DownloadFailed(f"{address} could not be fetched: {type(error).__name__}") from error
     if sha256 is not None and digest != sha256:
-        raise DownloadFailed(f"{_shown(url)} has the SHA-256 {digest}, not the known {sha256}")
+        raise DownloadFailed(f"{address} has the SHA-256 {digest}, not the known {sha256}")
     return digest
 
 
@@ -73,7 +74,14 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _shown(url: str) -> str:
-    """The address without the user name, password and query that it may hold."""
-    parsed = httpx.URL(url)
-    return f"{parsed.scheme}://{parsed.host}{parsed.path}"
+def public_address(url: str) -> str:
+    """The address without the user name, password and query that it may hold.
+
+    Raises:
+        DownloadFailed: it is no address.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise DownloadFailed("What should be an archive's address is none") from error
+    return str(parsed.copy_with(userinfo=b"", query=None, fragment=None))

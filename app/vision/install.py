@@ -19,7 +19,7 @@ from app.vision.catalog import (
     INSIGHTFACE_RELEASE_URL,
     KNOWN_PACKS,
 )
-from app.vision.download import Progress, fetch
+from app.vision.download import Progress, fetch, public_address
 from app.vision.engine import load_engine
 from app.vision.packs import (
     DEFAULT_PACK,
@@ -136,7 +136,7 @@ def _collect_files(
     digest = fetch(url, archive, sha256=known.archive_sha256 if known else None, progress=progress)
     collect(archive, unpacked)
     archive.unlink()
-    return f"{url.partition('?')[0]} (SHA-256 of the archive: {digest})"
+    return f"{public_address(url)} (SHA-256 of the archive: {digest})"
 
 
 def _is_address(source: str | Path) -> bool:
