@@ -31,16 +31,7 @@ _OTHER_FORMATS = (
     (4, b"ftypmsf1", "HEIC"),
 )
 _EXIF_ORIENTATION = 0x0112
-# EXIF 2.3, 4.6.4: how the stored picture has to be turned or mirrored to stand upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_JPEG_END = b"\xff\xd9"
 
 # Pillow's own limit is a constant of its own choosing; `decode_image` checks the caller's before it decodes anything.
 Image.MAX_IMAGE_PIXELS = None
@@ -68,7 +59,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         # Pillow warns of damage that it can pass over, such as in EXIF: nobody is there to read it.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
             _check_size(image, max_pixels)
-            return _to_bgr(_upright(image))
+            return _upright(_pixels(image, data), _orientation(image))
     except (ImageTooLarge, MemoryError):
         raise
     except Exception as error:  # Pillow lets struct.error, zlib.error, KeyError and others through for damaged files
@@ -89,13 +80,6 @@ def _refusal(data: bytes) -> InvalidImage | UnsupportedImage:
     return InvalidImage(f"The file is not a picture, or is damaged or truncated; {_ACCEPTED_TEXT}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(_orientation(image))
-    # Loading first: `transpose` of a file that cannot be decoded would hide why.
-    image.load()
-    return image if turn is None else image.transpose(turn)
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 where there is none or it cannot be read: a viewer shows such a picture as stored."""
     try:
@@ -105,15 +89,47 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _to_bgr(image: Image.Image) -> UInt8Array:
+def _upright(image_bgr: UInt8Array, orientation: int) -> UInt8Array:
+    """Turn and mirror the stored picture so that it stands upright. Source: EXIF 2.3, 4.6.4."""
+    if orientation in (5, 6, 7, 8):
+        image_bgr = np.asarray(cv2.transpose(image_bgr), np.uint8)
+    # What is still to be mirrored: 1 left and right, 0 top and bottom, -1 both.
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image_bgr if flip is None else np.asarray(cv2.flip(image_bgr, flip), np.uint8)
+
+
+def _pixels(image: Image.Image, data: bytes) -> UInt8Array:
+    """The picture as stored, BGR, opaque."""
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and data.endswith(_JPEG_END):
+        fast = _ordinary_jpeg(image, data)
+        if fast is not None:
+            return fast
     if image.mode.startswith("I;16"):
-        return _opaque_bgr((np.asarray(image) >> 8).astype(np.uint8))
+        return _to_bgr((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return _opaque_bgr(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+        return _to_bgr(np.asarray(_on_white(image)))
+    return _to_bgr(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
 
 
-def _opaque_bgr(pixels: UInt8Array) -> UInt8Array:
+def _ordinary_jpeg(image: Image.Image, data: bytes) -> UInt8Array | None:
+    """Decode with OpenCV, in a third of the time that Pillow and the copy out of it take; None where it cannot.
+
+    Both use libjpeg-turbo and give the same pixels, but OpenCV fills what is missing of a truncated file with grey. Hence
+    only files that have their end are decoded here.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.shape != (image.height, image.width, 3):
+        return None
+    return np.asarray(pixels, np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _to_bgr(pixels: UInt8Array) -> UInt8Array:
     """Grey (H, W) or RGB (H, W, 3) to BGR."""
     code = cv2.COLOR_GRAY2BGR if pixels.ndim == 2 else cv2.COLOR_RGB2BGR
     return np.asarray(cv2.cvtColor(pixels, code), np.uint8)

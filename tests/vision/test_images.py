@@ -198,6 +198,17 @@ def test_truncated_files_are_invalid_and_not_half_grey(
         _decode(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["4:2:0", "progressive", "4:4:4"]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_both_ways_to_decode_a_jpeg_give_the_same_pixels(mode: str, options: dict[str, int]) -> None:
+    data = _encoded(_noise().convert(mode), "JPEG", **options)
+
+    # Bytes after the end, as some cameras append, take the way through Pillow.
+    assert np.array_equal(_decode(data), _decode(data + b"\0appended"))
+
+
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
     # 30,000 x 30,000 pixels announced, none there: decoding it would be another error.
     bomb = _png(30_000, 30_000, rows=b"")

@@ -1,0 +1,75 @@
+"""Times of one run, and the machine they were measured on."""
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import click
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of one way to do it, in milliseconds."""
+
+    name: str
+    runs: int
+    median_ms: float
+    p95_ms: float
+    min_ms: float
+
+
+def time_interleaved(ways: dict[str, Callable[[int], object]], runs: int) -> list[Timing]:
+    """Time each way `runs` times; `way(i)` does the i-th piece of work.
+
+    Taking turns, so that whatever else the machine does in the meantime strikes all of them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(0)
+    for run in range(runs):
+        for name, way in ways.items():
+            started = perf_counter()
+            way(run)
+            times[name].append((perf_counter() - started) * 1e3)
+    return [
+        Timing(name, runs, float(np.median(row)), float(np.quantile(row, 0.95)), min(row))
+        for name, row in times.items()
+    ]
+
+
+def machine() -> dict[str, str | int]:
+    """What a time depends on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    """As Linux names it; elsewhere what Python knows."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def show(title: str, timings: list[Timing], facts: dict[str, object], *, as_json: bool) -> None:
+    """Print a table, or one JSON object. The ratio is that of the first way's median to each."""
+    slowest = timings[0].median_ms
+    if as_json:
+        rows = [asdict(timing) | {"ratio": slowest / timing.median_ms} for timing in timings]
+        click.echo(json.dumps({"title": title, "machine": machine(), "timings": rows} | facts, indent=2))
+        return
+    click.echo(f"{title}\n{', '.join(f'{key}: {value}' for key, value in machine().items())}\n")
+    click.echo(f"{'':<28} {'runs':>5} {'median':>10} {'p95':>10} {'min':>10} {'ratio':>7}")
+    for timing in timings:
+        spans = " ".join(f"{span:>7.2f} ms" for span in (timing.median_ms, timing.p95_ms, timing.min_ms))
+        click.echo(f"{timing.name:<28} {timing.runs:>5} {spans} {slowest / timing.median_ms:>6.1f}x")
+    click.echo("\n" + "\n".join(f"{key}: {value}" for key, value in facts.items()))
