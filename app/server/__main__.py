@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -152,10 +153,12 @@ def _check_port(settings: Settings) -> None:
 def _prepare_model(settings: Settings) -> None:
     store = PackStore(settings.models_dir)
     if DEFAULT_PACK not in store.names():
-        from app.vision.dlib_onnx import prepare_dlib_pack
-
         _say("preparing the model pack dlib (once)")
-        prepare_dlib_pack(settings.models_dir)
+        done = subprocess.run(
+            [_PYTHON, "-m", "app.server.prepare_model"], check=False, stderr=subprocess.PIPE, text=True
+        )
+        if done.returncode != 0:
+            raise CannotStart(f"the model pack dlib could not be prepared: {done.stderr.strip() or done.returncode}")
     pack = store.active(settings.face_model)
     _say(f"model pack {pack.manifest.name}, licence: {pack.manifest.licence.name}")
 

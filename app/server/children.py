@@ -38,7 +38,7 @@ class Child:
 
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 -- argv is made of our own settings, without a shell
+            process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
                 cwd=cwd,

@@ -31,12 +31,12 @@ class RunningService:
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {**os.environ, **(env or {}), "STORAGE_DIR": str(storage)}
         self.process: subprocess.Popen[str] | None = None
-        self.output = ""
+        self.printed = storage.parent / f"{storage.name}.out"
 
     def start(self, *options: str) -> None:
         argv = [str(ROOT / "scripts/serve"), "--storage", str(self.storage), "--port", str(self.port), *options]
-        self.log = (self.storage.parent / f"{self.storage.name}.out").open("w+")
-        self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log, env=self.env, start_new_session=True)
+        with self.printed.open("w") as out:
+            self.process = subprocess.Popen(argv, stdout=out, stderr=out, env=self.env, start_new_session=True)
         until = time.monotonic() + READY_WITHIN_S
         while f"Facedex is ready on {self.url}" not in self.said():
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}\n{self.logs()}"
@@ -44,7 +44,7 @@ class RunningService:
             time.sleep(0.05)
 
     def said(self) -> str:
-        return Path(self.log.name).read_text()
+        return self.printed.read_text()
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in self.storage.glob("logs/*.log"))
@@ -89,7 +89,6 @@ class RunningService:
         self.process.send_signal(number)
         code = self.process.wait(ENDED_WITHIN_S)
         _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
-        self.log.close()
         assert alive == [], f"left behind: {alive}"
         return code
 
@@ -101,6 +100,7 @@ class RunningService:
             _, alive = psutil.wait_procs(tree, timeout=30)
             for process in alive:
                 process.kill()
+            self.process.wait()
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_each_file_of_an_upload_is_answered_on_its_own(http, domain):
         b"not a picture",
         pictures.faceless(),
         pictures.group_photo().read_bytes(),
-        pictures.blurred_portrait(),
+        pictures.blurred_face(),
         b"",
     )
     assert answer.status_code == 201

@@ -1,0 +1,282 @@
+"""What runs where, and that nothing brings it down or outlives it."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests import pictures
+from tests.service.running import ROOT, RunningService, eventually, running_service
+
+pytestmark = pytest.mark.service
+
+_RUNTIME = re.compile(r"onnxruntime|cv2|dlib|insightface")
+
+
+def mapped_runtimes(pid: int) -> set[str]:
+    """Which model runtimes a process has mapped into its memory."""
+    with Path(f"/proc/{pid}/maps").open() as maps:
+        files = {line.split()[-1] for line in maps if "/" in line}
+    return {found.group() for file in files if (found := _RUNTIME.search(os.path.relpath(file, ROOT)))}
+
+
+def test_only_workers_of_the_pool_hold_a_model_runtime_and_one_model_each(service, http):
+    photo = pictures.portrait().read_bytes()
+    http.post("/v1/domains", json={"name": "maps"}).raise_for_status()
+    for _ in range(8):
+        http.post("/recognize", data={"domain": "maps"}, files={"file": photo}).raise_for_status()
+    http.delete("/v1/domains/maps").raise_for_status()
+    web, web_workers = service.web()
+    pool, pool_workers = service.pool()
+    assert len(web_workers) == 2
+    assert pool_workers
+    for process in (psutil.Process(service.process.pid), web, *web_workers, pool):
+        assert mapped_runtimes(process.pid) == set(), process.cmdline()
+    log = (service.storage / "logs/embedder.log").read_text()
+    for process in pool_workers:
+        assert {"onnxruntime", "dlib"} <= mapped_runtimes(process.pid)
+        loaded = re.findall(rf"\[WORKER\] Model (\S+) loaded in .*\bpid={process.pid}\b", log)
+        assert loaded == ["dlib"]
+
+
+def test_the_decoder_needs_no_libgl(service):
+    _, workers = service.pool()
+    assert not re.search(r"libGL\.so|libX11\.so|libxcb\.so", Path(f"/proc/{workers[0].pid}/maps").read_text())
+    needed = subprocess.run(
+        [ROOT / ".venv/bin/python", "-c", "import cv2, insightface; print(cv2.__file__)"],
+        capture_output=True,
+        text=True,
+    )
+    assert needed.returncode == 0, needed.stderr
+    distributions = subprocess.run([ROOT / ".venv/bin/pip", "list"], capture_output=True, text=True).stdout
+    assert "opencv-python-headless" in distributions
+    assert not re.search(r"^opencv-python\s", distributions, re.MULTILINE)
+
+
+def test_files_with_secrets_are_private(service):
+    for name in ("admin.key", "postgres.key", "postgres-superuser.key"):
+        assert (service.storage / name).stat().st_mode & 0o777 == 0o600
+    for name in ("run", "postgres"):
+        assert (service.storage / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_no_secret_is_logged_or_shown_in_a_command_line(service, http):
+    http.get("/v1/domains").raise_for_status()
+    secrets = [
+        (service.storage / name).read_text().strip() for name in ("admin.key", "postgres.key", "postgres-superuser.key")
+    ]
+    told = service.said() + "".join(path.read_text() for path in service.storage.glob("logs/*"))
+    told += "".join(" ".join(process.cmdline()) for process in service.tree())
+    assert [secret for secret in secrets if secret in told] == []
+
+
+def test_operators_find_their_log_lines(service, http):
+    http.post("/v1/domains", json={"name": "slovenia"}).raise_for_status()
+    photo = pictures.portrait().read_bytes()
+    http.post("/recognize", data={"domain": "slovenia"}, files={"file": photo}, headers={"X-Request-ID": "find-me"})
+    http.delete("/v1/domains/slovenia").raise_for_status()
+    lines = (service.storage / "logs/gunicorn-error.log").read_text().splitlines()
+    mine = "\n".join(line for line in lines if "request_id=find-me" in line)
+    assert "[PGVECTOR] Using pgvector for recognition, domain=slovenia" in mine
+    assert "[pgvector] Found 1 faces" in mine
+    assert re.search(r"\[pgvector\] Found \d+ matches for face 0", mine)
+    assert re.search(r"\[pgvector\] Recognition completed in \d+\.\d\ds, found 0 persons", mine)
+    worker = [line for line in (service.storage / "logs/embedder.log").read_text().splitlines() if "find-me" in line]
+    assert any("[WORKER] 1 faces in" in line or "[WORKER] 2 faces in" in line for line in worker)
+
+
+def test_readiness_reports_each_part(service, http):
+    told = httpx.get(service.url + "/readyz").json()
+    assert told["status"] == "ready"
+    assert {name: check["ok"] for name, check in told["checks"].items()} == {
+        "database": True,
+        "pool": True,
+        "model": True,
+    }
+    assert httpx.get(service.url + "/healthz").json() == {"status": "ok"}
+
+
+def test_metrics_count_over_all_processes(service, http):
+    def counted() -> float:
+        text = http.get("/metrics").raise_for_status().text
+        found = re.findall(
+            r'^facedex_http_requests_total\{method="GET",route="/healthz",status="200"\} (\S+)$', text, re.M
+        )
+        return float(found[0]) if found else 0.0
+
+    before = counted()
+    for _ in range(20):
+        httpx.get(service.url + "/healthz")  # a new connection each time: both processes get some
+    assert counted() == before + 20
+
+
+def test_the_api_description_covers_every_route(service, http):
+    paths = http.get("/openapi.json").raise_for_status().json()["paths"]
+    assert set(paths) == {
+        "/recognize",
+        "/v1/domains",
+        "/v1/domains/{domain}",
+        "/v1/domains/{domain}/persons",
+        "/v1/domains/{domain}/persons/{label}",
+        "/v1/domains/{domain}/persons/{label}/faces",
+        "/v1/domains/{domain}/persons/{label}/faces/{face_id}",
+    }
+
+
+def test_a_second_service_on_the_same_storage_is_refused(service):
+    second = subprocess.run(
+        [ROOT / "scripts/serve", "--storage", service.storage, "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 1
+    assert "another Facedex runs with this storage folder" in second.stderr
+
+
+def test_a_port_in_use_is_named(service, tmp_path):
+    second = subprocess.run(
+        [ROOT / "scripts/serve", "--storage", tmp_path / "s", "--port", str(service.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 1
+    assert f"127.0.0.1:{service.port}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_wrong_settings_are_named_before_anything_starts(tmp_path):
+    told = subprocess.run(
+        [ROOT / "scripts/serve", "--storage", tmp_path / "s", "--port", "99999"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 2
+    assert "PORT" in told.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def enrol_one(service: RunningService, domain: str) -> None:
+    with service.client() as http:
+        http.post("/v1/domains", json={"name": domain}).raise_for_status()
+        photo = pictures.portrait().read_bytes()
+        http.post(f"/v1/domains/{domain}/persons/her/faces", files={"file": photo}).raise_for_status()
+
+
+def is_recognized(service: RunningService, domain: str) -> bool:
+    try:
+        with service.client() as http:
+            answer = http.post("/recognize", data={"domain": domain}, files={"file": pictures.portrait().read_bytes()})
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200 and answer.json()["best_match"]["person_name"] == "her"
+
+
+def test_everything_acknowledged_survives_a_killed_database_and_a_restart(tmp_path):
+    storage = tmp_path / "storage"
+    with running_service(storage) as first, running_service(tmp_path / "beside") as second:
+        enrol_one(first, "kept")
+        assert not is_recognized(second, "kept")  # side by side, and apart
+        first.postmaster().kill()
+        eventually(lambda: is_recognized(first, "kept"))
+        os.kill(first.process.pid, signal.SIGTERM)
+        first.process.wait(60)
+        assert first.process.returncode == 0
+        first.start()
+        assert is_recognized(first, "kept")
+
+
+def test_a_killed_supervisor_leaves_no_process(tmp_path):
+    service = RunningService(tmp_path / "storage")
+    try:
+        service.start()
+        enrol_one(service, "kept")
+        tree = service.tree()
+        service.process.kill()
+        service.process.wait()
+        _, alive = psutil.wait_procs(tree, timeout=30)
+        assert alive == []
+        service.start()
+        assert is_recognized(service, "kept")
+        assert service.stop(signal.SIGTERM) == 0
+    finally:
+        service.kill()
+
+
+def test_a_killed_worker_costs_no_request(tmp_path):
+    """Workers are killed while clients recognise; each request is answered, and the pool is whole again."""
+    with running_service(tmp_path / "storage", "--workers", "2") as service:
+        enrol_one(service, "busy")
+        answers: list[bool] = []
+        done = threading.Event()
+
+        def client() -> None:
+            while not done.is_set():
+                answers.append(is_recognized(service, "busy"))
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for thread in clients:
+            thread.start()
+        try:
+            for kills in range(1, 6):
+                eventually(lambda wanted=kills * 8: len(answers) >= wanted)
+                _, workers = service.pool()
+                workers[0].kill()
+                eventually(lambda gone=workers[0]: not gone.is_running())
+        finally:
+            done.set()
+            for thread in clients:
+                thread.join()
+        assert all(answers), f"{answers.count(False)} of {len(answers)} failed"
+        eventually(lambda: len(service.pool()[1]) == 2)
+
+
+def test_a_database_that_is_away_is_a_clear_answer(tmp_path):
+    with running_service(tmp_path / "storage") as service:
+        enrol_one(service, "away")
+        psutil.Process(service.process.pid).suspend()  # nobody starts the database again
+        try:
+            service.postmaster().kill()
+            photo = pictures.portrait().read_bytes()
+            with service.client() as http:
+                for _ in range(5):
+                    for answer in (
+                        http.post("/recognize", data={"domain": "away"}, files={"file": photo}),
+                        http.post("/v1/domains/away/persons/him/faces", files={"file": photo}),
+                        http.get("/v1/domains"),
+                    ):
+                        assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+                        assert "Retry-After" in answer.headers
+            assert httpx.get(service.url + "/healthz").status_code == 200
+            told = httpx.get(service.url + "/readyz")
+            assert told.status_code == 503
+            assert not told.json()["checks"]["database"]["ok"]
+            assert told.json()["checks"]["pool"]["ok"]
+        finally:
+            psutil.Process(service.process.pid).resume()
+        eventually(lambda: is_recognized(service, "away"))
+
+
+def test_a_pool_without_a_model_is_not_ready_but_lives_and_recovers(tmp_path):
+    with running_service(tmp_path / "storage") as service:
+        manifest = service.storage / "models/dlib/manifest.json"
+        kept = manifest.read_text()
+        manifest.write_text("{")
+        for worker in service.pool()[1]:
+            worker.kill()
+        eventually(lambda: httpx.get(service.url + "/readyz").status_code == 503)
+        assert httpx.get(service.url + "/healthz").status_code == 200
+        with service.client() as http:
+            assert http.get("/v1/domains").status_code == 200
+        told = httpx.get(service.url + "/readyz").json()
+        assert any("manifest" in reason for reason in told["reasons"])
+        manifest.write_text(kept)
+        eventually(lambda: httpx.get(service.url + "/readyz").status_code == 200)
