@@ -66,5 +66,7 @@ def test_env_example_lists_every_setting_and_nothing_else():
 
 def test_env_example_shows_the_defaults():
     shown = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (PROJECT_ROOT / ".env.example").read_text(), re.MULTILINE))
-    settings = parse_settings(storage_dir="storage", **{k.lower(): v for k, v in shown.items() if v and k != "STORAGE_DIR"})
+    settings = parse_settings(
+        storage_dir="storage", **{k.lower(): v for k, v in shown.items() if v and k != "STORAGE_DIR"}
+    )
     assert settings == parse_settings()

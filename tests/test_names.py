@@ -4,7 +4,9 @@ from app.errors import InvalidName
 from app.names import NAME_MAX_CHARS, clean_name
 
 
-@pytest.mark.parametrize("name", ["Škoda", "../x", "..", "a/b", "😀", "O'Brien; DROP TABLE persons", "%2F", "a\\b", "x" * NAME_MAX_CHARS])
+@pytest.mark.parametrize(
+    "name", ["Škoda", "../x", "..", "a/b", "😀", "O'Brien; DROP TABLE persons", "%2F", "a\\b", "x" * NAME_MAX_CHARS]
+)
 def test_any_text_is_a_name(name):
     assert clean_name(name, "label") == name
 

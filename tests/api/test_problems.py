@@ -6,9 +6,7 @@ from flask import Flask, g
 from app import errors
 from app.api.problems import PROBLEMS, problem_of, register_error_handlers
 
-ALL_ERRORS = [
-    item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, errors.FacedexError)
-]
+ALL_ERRORS = [item for _, item in inspect.getmembers(errors, inspect.isclass) if issubclass(item, errors.FacedexError)]
 
 
 @pytest.mark.parametrize("error", ALL_ERRORS)
