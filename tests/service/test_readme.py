@@ -1,0 +1,43 @@
+"""The README's lines, as pasted."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.service.running import ROOT
+
+pytestmark = pytest.mark.service
+
+
+def shell_block(beginning: str) -> str:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if block.startswith(beginning)]
+    return found
+
+
+def test_the_curl_lines_enrol_and_recognise_as_pasted(service, http):
+    script = shell_block("KEY=").replace("http://127.0.0.1:8000", service.url)
+    script = script.replace("storage/admin.key", str(service.storage / "admin.key"))
+    done = subprocess.run(
+        ["bash", "-euc", script.replace("\ncurl", "\necho; curl")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    created, enrolled, told = (json.loads(line) for line in done.stdout.strip().splitlines())
+    assert created["name"] == "people"
+    assert enrolled["enrolled"] == 1
+    shown = json.loads(re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0])
+    assert list(shown) == list(told)
+    for key in (
+        "status",
+        "recognized_persons",
+        "all_detected_matches",
+        "best_match",
+        "mode",
+        "image",
+        "model",
+        "threshold",
+    ):
+        assert shown[key] == told[key], key
+    http.delete("/v1/domains/people").raise_for_status()
