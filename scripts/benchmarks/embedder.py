@@ -8,11 +8,10 @@ import click
 import cv2
 import dlib
 import numpy as np
-from onnxruntime import InferenceSession
 
 from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX, prepare_dlib_pack
 from app.vision.dlib_weights import LANDMARKS_NAME, WEIGHTS_NAME, find_model_file
-from app.vision.runtime import open_session
+from app.vision.runtime import InferenceSession, open_session
 from scripts.benchmarks.report import show, time_interleaved
 
 _LFW10 = Path(__file__).resolve().parents[2] / ".." / "shared" / "faces" / "lfw10"
