@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import pictures
+from tests.service.running import RunningService
 
 pytestmark = pytest.mark.service
 
@@ -199,3 +200,41 @@ def test_ten_persons_enrolled_by_command_are_named_over_http(service, http, gall
     assert strangers_named(http) == []
     for name in ("lfw10", "eight"):
         service.flask("domains", "delete", name, "--yes")
+
+
+SCRFD = pictures.SHARED / "models" / "scrfd500m_mobilefacenet"
+
+
+@pictures.needs_lfw10
+@pytest.mark.skipif(not SCRFD.is_dir(), reason="../shared/models is not on this machine")
+def test_another_pack_names_all_thirty_and_never_meets_the_first_ones_embeddings(tmp_path, galleries):
+    service = RunningService(tmp_path / "storage")
+    try:
+        service.start()
+        with service.client() as http:
+            http.post("/v1/domains", json={"name": "before"}).raise_for_status()
+            photo = pictures.portrait().read_bytes()
+            http.post("/v1/domains/before/persons/her/faces", files={"file": photo}).raise_for_status()
+        options = ["--accept-license", "--license", "for tests", "--threshold", "0.6"]
+        service.flask("models", "install", "scrfd", "--from", str(SCRFD), *options)
+        service.flask("models", "use", "scrfd")
+        told = httpx.get(service.url + "/readyz")
+        assert told.status_code == 503
+        assert "restart the service" in told.text
+        assert service.stop() == 0
+
+        service.start()
+        with service.client() as http:
+            service.flask("enrol", "lfw10", str(galleries / "lfw10"))
+            assert probe_outcomes(http) == (30, [])
+            service.flask("enrol", "eight", str(galleries / "eight"))
+            assert strangers_named(http) == []
+            for answer in (
+                http.post("/recognize", data={"domain": "before"}, files={"file": photo}),
+                http.post("/v1/domains/before/persons/him/faces", files={"file": photo}),
+            ):
+                assert (answer.status_code, answer.json()["code"]) == (409, "contract_mismatch")
+            assert http.get("/v1/domains/before").json()["persons"] == 1
+        assert service.stop() == 0
+    finally:
+        service.kill()
