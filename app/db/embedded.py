@@ -30,6 +30,8 @@ _MAJOR_VERSION: Final = "18"
 _LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 _STAGE_PREFIX: Final = "postgres.new-"
 _POLL_S: Final = 0.05
+# A shutdown that an owner's death began may have much to write out.
+_ORPHANS_END_WITHIN_S: Final = 20.0
 # Nothing of our environment: it may hold secrets. PGTZ and its like would change the server.
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
 
@@ -99,7 +101,7 @@ class EmbeddedPostgres:
         _make_private_folder(files.socket)
         for leftover in files.storage.glob(f"{_STAGE_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        end_orphans(files.data)
+        end_orphans(files.data, patience_s=_ORPHANS_END_WITHIN_S)
         if _holds_cluster(files.data):
             if not files.superuser_key.exists():
                 raise DatabaseUnavailable(
@@ -144,7 +146,7 @@ class EmbeddedPostgres:
     ) -> subprocess.Popen[bytes]:
         binary = sandbox.inside(install_folders()[0] / "bin" / program)
         with _open_log(self._files.log) as log:
-            return subprocess.Popen(  # noqa: S603 - paths and settings of our own, no shell
+            return subprocess.Popen(
                 sandbox.command([str(binary), *arguments], death_signal=death_signal),
                 env=_ENVIRONMENT,
                 cwd="/",

@@ -13,7 +13,6 @@ import structlog
 log = structlog.stdlib.get_logger("facedex.db")
 
 _POLL_S: Final = 0.05
-_ORPHANS_END_WITHIN_S: Final = 20.0
 _EACH_SIGNAL_S: Final = 5.0
 
 
@@ -38,6 +37,8 @@ class ServerProcess:
     def stop(self, timeout_s: float = 30.0) -> None:
         """Shut down: sessions are ended, everything is written out. Past the time it is killed, which loses nothing either:
         the next start recovers from the log."""
+        if self._lock.closed:  # stopped before: what runs on the data now is another's
+            return
         # https://www.postgresql.org/docs/18/server-shutdown.html: fast, immediate, and the kernel's way.
         for number, patience_s in (
             (signal.SIGINT, timeout_s),
@@ -55,7 +56,7 @@ class ServerProcess:
         self._lock.close()
 
 
-def end_orphans(data: Path, *, patience_s: float = _ORPHANS_END_WITHIN_S) -> None:
+def end_orphans(data: Path, *, patience_s: float) -> None:
     """Wait for the processes of a server whose owner is gone, then end them.
 
     A postmaster shuts down when its owner dies; backends notice the death of their postmaster, but not in the middle of a

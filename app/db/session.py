@@ -211,5 +211,7 @@ def _register_vector(connection: psycopg.Connection[Any], _record: object) -> No
         known = connection.execute("SELECT to_regtype('vector') IS NOT NULL").fetchone()
         if known is not None and known[0]:
             register_vector(connection)
+            # Loads the library: until then its settings (hnsw.ef_search) are not known, and setting them is not checked.
+            connection.execute("SELECT CAST('[0]' AS vector)")
     finally:
         connection.autocommit = False

@@ -135,12 +135,12 @@ _NEAREST_PERSONS_SQL: Final = """
     GROUP BY person_id ORDER BY nearest, person_id LIMIT :top_k
 """
 # No index serves this order: the partition is scanned.
-_EXACT_ROWS_SQL: Final = "ORDER BY embedding <#> probe.v LIMIT :rows"
+EXACT_ROWS_SQL: Final = "ORDER BY embedding <#> probe.v LIMIT :rows"
 # This is the index's expression and operator, to the letter.
-_HNSW_ROWS_SQL: Final = (
+HNSW_ROWS_SQL: Final = (
     "ORDER BY CAST(embedding AS halfvec({dimension})) <=> CAST(probe.v AS halfvec({dimension})) LIMIT :rows"
 )
-_EVERY_ROW_SQL: Final = ""
+EVERY_ROW_SQL: Final = ""
 
 
 def _exact(
@@ -152,10 +152,10 @@ def _exact(
     with every row kept.
     """
     rows = _EXACT_ROWS_PER_PERSON * options.top_k
-    found = _run(session, gallery, units, options, _EXACT_ROWS_SQL, rows)
+    found = _run(session, gallery, units, options, EXACT_ROWS_SQL, rows)
     crowded = [n for n, (persons, _) in enumerate(found) if len(persons) < options.top_k]
     if crowded and gallery.template_count > rows:
-        complete = _run(session, gallery, units[crowded], options, _EVERY_ROW_SQL, rows)
+        complete = _run(session, gallery, units[crowded], options, EVERY_ROW_SQL, rows)
         for n, hits in zip(crowded, complete, strict=True):
             found[n] = hits
     return [ProbeHits(persons, path) for persons, _horizon in found]
@@ -163,8 +163,8 @@ def _exact(
 
 def _through_index(session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions) -> list[ProbeHits]:
     """Ask the index, and scan the partition for the probes of which it leaves a doubt."""
-    _insist_on_index(session, options.ef_search)
-    found = _run(session, gallery, units, options, _HNSW_ROWS_SQL, options.ef_search)
+    insist_on_index(session, options.ef_search)
+    found = _run(session, gallery, units, options, HNSW_ROWS_SQL, options.ef_search)
     hits = [ProbeHits(persons, SearchPath.HNSW) for persons, _horizon in found]
     doubtful = [n for n, (persons, horizon) in enumerate(found) if not is_clear(persons, horizon, options)]
     if doubtful:
@@ -193,7 +193,7 @@ def is_clear(persons: Sequence[PersonHit], horizon: float, options: SearchOption
     return first <= options.threshold - options.margin and second - first >= 2 * options.margin
 
 
-def _insist_on_index(session: Session, ef_search: int) -> None:
+def insist_on_index(session: Session, ef_search: int) -> None:
     """Until the transaction ends, the planner scans no table where an index serves, whatever its statistics say."""
     # With the iterative scan, rows deleted but not yet vacuumed do not use up the list of candidates.
     set_local(

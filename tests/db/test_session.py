@@ -1,0 +1,177 @@
+"""Connections: lazy, bounded, safe over a fork; and errors that say what a caller can do."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+from app.config import Settings, parse_settings
+from app.db.domains import create_domain
+from app.db.session import Database, database_url, set_local
+from app.errors import DatabaseTimeout, DatabaseUnavailable
+
+
+def with_settings(settings: Settings, **changes: object) -> Settings:
+    return settings.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_every_common_form_of_url_uses_our_driver(scheme: str) -> None:
+    settings = parse_settings().model_copy()
+    url = parse_settings(vector_db_url="postgresql://ann:s3cret@db.example:5433/faces?sslmode=require").vector_db_url
+    assert url is not None
+    given = type(url)(url.get_secret_value().replace("postgresql", scheme, 1))
+    parsed = database_url(with_settings(settings, vector_db_url=given))
+    assert parsed.drivername == "postgresql+psycopg"
+    assert (parsed.host, parsed.port, parsed.database, parsed.password) == ("db.example", 5433, "faces", "s3cret")
+    assert parsed.query == {"sslmode": "require"}
+
+
+def test_without_a_server_the_database_is_unavailable_and_the_message_tells_no_secret(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        Database(parse_settings(storage_dir=tmp_path, vector_db_url=None)).ping()
+    url = f"postgresql://ann:s3cret@/faces?host={tmp_path}"
+    with pytest.raises(DatabaseUnavailable) as refused:
+        Database(parse_settings(vector_db_url=url)).ping()
+    assert "s3cret" not in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+    assert "s3cret" not in repr(parse_settings(vector_db_url=url))
+
+
+def test_a_wrong_password_is_unavailable(database_settings: Settings) -> None:
+    wrong = database_url(database_settings).set(drivername="postgresql", password="wrong")
+    settings = parse_settings(vector_db_url=wrong.render_as_string(hide_password=False))
+    with pytest.raises(DatabaseUnavailable):
+        Database(settings).ping()
+
+
+def sleep_long(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("SELECT pg_sleep(60)"))
+
+
+def test_a_slow_statement_is_a_timeout_and_the_connection_is_usable_afterwards(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1, db_statement_timeout_s=0.2))
+    for _ in range(2):
+        with pytest.raises(DatabaseTimeout):
+            sleep_long(database)
+    database.ping()
+    database.close()
+
+
+def test_a_transaction_can_have_a_shorter_limit_that_ends_with_it(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1, db_statement_timeout_s=20))
+    with pytest.raises(DatabaseTimeout), database.transaction(timeout_s=0.1) as session:
+        session.execute(text("SELECT pg_sleep(60)"))
+    with database.transaction(timeout_s=3.5) as session:
+        assert session.scalar(text("SHOW statement_timeout")) == "3500ms"
+    with database.transaction(timeout_s=99) as session:
+        assert session.scalar(text("SHOW statement_timeout")) == "20s"
+    database.close()
+
+
+def test_settings_of_a_transaction_do_not_leak_into_the_next(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1))
+    with database.transaction() as session:
+        set_local(session, hnsw__ef_search="77", enable_seqscan="off")
+        assert session.scalar(text("SHOW hnsw.ef_search")) == "77"
+    with database.transaction() as session:
+        assert session.scalar(text("SHOW hnsw.ef_search")) == "40"
+        assert session.scalar(text("SHOW enable_seqscan")) == "on"
+    database.close()
+
+
+def test_waiting_for_a_connection_is_bounded(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1, db_pool_timeout_s=0.1))
+    with database.transaction() as session:
+        session.execute(text("SELECT 1"))
+        with pytest.raises(DatabaseUnavailable, match="No database connection became free"):
+            database.ping()
+    database.ping()
+    database.close()
+
+
+def read_domains(database: Database, **values: str) -> None:
+    with database.transaction() as session:
+        set_local(session, **values)
+        session.execute(text("SELECT * FROM domains"))
+
+
+def test_a_lock_that_is_not_free_is_a_timeout(database: Database) -> None:
+    with database.transaction() as holder:
+        holder.execute(text("LOCK TABLE domains"))
+        with pytest.raises(DatabaseTimeout, match="lock"):
+            read_domains(database, lock_timeout="50ms")
+
+
+def test_a_connection_that_the_server_closed_fails_once_and_then_is_replaced(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable), database.transaction() as session:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    database.ping()
+    # Idle ones are tried before they are used: nobody notices at all.
+    with database.transaction() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    with database.maintenance() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+    database.ping()
+
+
+def test_a_block_that_raises_is_rolled_back(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.transaction() as session:
+        session.info["answer"] = create_domain(session, "people", model="m", contract="c", dimension=8).id // 0
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM domains")) == 0
+
+
+def test_mistakes_of_the_program_are_not_called_unavailability(database: Database) -> None:
+    with pytest.raises(ProgrammingError), database.transaction() as session:
+        session.execute(text("SELECT no_such_column FROM domains"))
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        session.execute(text("INSERT INTO domains (name, model, contract, dimension) VALUES ('a', 'm', 'c', 0)"))
+
+
+def test_nothing_is_opened_before_the_first_use(database_settings: Settings, tmp_path: Path) -> None:
+    Database(parse_settings(storage_dir=tmp_path / "missing", vector_db_url=None))
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_forked_process_uses_connections_of_its_own(database: Database) -> None:
+    with database.transaction() as session:
+        parents = session.scalar(text("SELECT pg_backend_pid()"))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Nothing but _exit may leave the child: it is a copy of the test run.
+        try:
+            with database.transaction() as session:
+                os.write(writer, str(session.scalar(text("SELECT pg_backend_pid()"))).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answers:
+        childs = int(answers.read())
+    os.waitpid(child, 0)
+    assert childs != parents
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) == parents
+
+
+def test_many_threads_share_the_pool(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=3, db_pool_timeout_s=30))
+    seen: list[int] = []
+
+    def ask() -> None:
+        with database.transaction() as session:
+            seen.append(session.scalar(text("SELECT pg_backend_pid() FROM pg_sleep(0.02)")))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 12
+    assert len(set(seen)) <= 3
+    database.close()

@@ -1,0 +1,139 @@
+"""Fixtures: a real embedded PostgreSQL for the test run, an empty database for a test, and galleries in it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from psycopg import sql
+from sqlalchemy import insert
+
+from app.config import Settings, parse_settings
+from app.db import migrate
+from app.db.domains import Gallery, create_domain, load_gallery
+from app.db.embedded import EmbeddedPostgres
+from app.db.models import Person
+from app.db.provision import connect_as_superuser
+from app.db.server_files import ROLE, ServerFiles
+from app.db.session import Database
+from app.db.templates import NewTemplate, bulk_load, insert_templates
+from app.vision.faces import Box, Float32Array
+
+Maker = Callable[..., Gallery]
+
+
+@pytest.fixture(scope="session")
+def server_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of an installation whose embedded server runs and is migrated; stopped after the last test."""
+    settings = parse_settings(
+        storage_dir=tmp_path_factory.mktemp("storage"), vector_db_url=None, web_workers=1, db_statement_timeout_s=60
+    )
+    server = EmbeddedPostgres(settings)
+    server.prepare()
+    running = server.start()
+    try:
+        database = Database(settings)
+        migrate.upgrade(database.engine)
+        database.close()
+        yield settings
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def empty_database_settings(server_settings: Settings) -> Iterator[Settings]:
+    """Settings of a database of the test's own, without tables; dropped after the test."""
+    files = ServerFiles.of(server_settings)
+    name = f"test_{uuid4().hex}"
+    with connect_as_superuser(files) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE)))
+    with connect_as_superuser(files, name) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    url = files.url(ROLE, name).set(drivername="postgresql").render_as_string(hide_password=False)
+    yield server_settings.model_copy(update={"vector_db_url": parse_settings(vector_db_url=url).vector_db_url})
+    with connect_as_superuser(files) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_settings(empty_database_settings: Settings) -> Settings:
+    """Settings of a database of the test's own, migrated; dropped after the test."""
+    database = Database(empty_database_settings)
+    migrate.upgrade(database.engine)
+    database.close()
+    return empty_database_settings
+
+
+@pytest.fixture
+def database(database_settings: Settings) -> Iterator[Database]:
+    """The pool of connections to a database of the test's own, migrated and empty."""
+    database = Database(database_settings)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def make_gallery(database: Database) -> Maker:
+    """Makes a domain with the persons p0, p1, …: one for each row of `owners`, or one for each vector."""
+
+    def make(name: str, vectors: Float32Array, owners: list[int] | None = None, *, bulk: bool = False) -> Gallery:
+        return fill_gallery(database, name, vectors, owners, bulk=bulk)
+
+    return make
+
+
+def fill_gallery(
+    database: Database, name: str, vectors: Float32Array, owners: list[int] | None = None, *, bulk: bool = False
+) -> Gallery:
+    """A new domain that holds `vectors`, (N, D); the i-th belongs to person `owners[i]`, or to person i."""
+    owners = list(range(len(vectors))) if owners is None else owners
+    ids = [uuid4() for _ in range(max(owners, default=-1) + 1)]
+    with database.transaction() as session:
+        domain = create_domain(
+            session, name, model="test", contract=contract(vectors.shape[1]), dimension=vectors.shape[1]
+        )
+        persons = [
+            {"id": id_, "domain_id": domain.id, "label": f"p{n}", "display_name": f"Person {n}"}
+            for n, id_ in enumerate(ids)
+        ]
+        if persons:
+            session.execute(insert(Person), persons)
+        templates = [template(ids[owner], vector) for owner, vector in zip(owners, vectors, strict=True)]
+        if not bulk:
+            insert_templates(session, domain.id, templates)
+    if bulk:
+        bulk_load(database, domain.id, templates)
+    with database.transaction() as session:
+        return load_gallery(session, name)
+
+
+def contract(dimension: int) -> str:
+    """The id of a contract that no real model has."""
+    return f"test:{dimension}:0"
+
+
+def template(person_id: object, vector: Float32Array, image_sha256: bytes | None = None) -> NewTemplate:
+    """A template of that person with made-up properties."""
+    return NewTemplate(person_id, vector, image_sha256, Box(1, 2, 30, 40), 0.9, 100.0)  # type: ignore[arg-type]
+
+
+def random_units(count: int, dimension: int, seed: int = 0) -> Float32Array:
+    """Unit vectors of identities that have nothing in common: float32, (count, dimension)."""
+    return normalised(np.random.default_rng(seed).normal(size=(count, dimension)))
+
+
+def noisy_copies(vectors: Float32Array, noise: float, seed: int = 1) -> Float32Array:
+    """Probes: each vector with a random one of length `noise` added. Their distance is about 1 - 1/sqrt(1 + noise²)."""
+    count, dimension = vectors.shape
+    return normalised(vectors + noise * random_units(count, dimension, seed))
+
+
+def normalised(vectors: np.ndarray) -> Float32Array:
+    """The vectors at unit length, float32."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def storage_in(folder: Path) -> Settings:
+    """Settings of another installation with its storage there."""
+    return parse_settings(storage_dir=folder, vector_db_url=None, web_workers=1)
