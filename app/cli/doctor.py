@@ -117,9 +117,12 @@ def _pool(found: Services) -> list[Finding]:
 
 
 def _disk(found: Services) -> list[Finding]:
-    free = shutil.disk_usage(found.settings.storage_dir).free
+    storage = found.settings.storage_dir
+    if not storage.is_dir():
+        return [Finding("disk", f"{storage} does not exist", _SERVE)]
+    free = shutil.disk_usage(storage).free
     cure = "" if free >= _DISK_LOW_BYTES else "make room: PostgreSQL stops when the disk is full"
-    return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {found.settings.storage_dir}", cure)]
+    return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {storage}", cure)]
 
 
 _EXAMINATIONS = (_database, _extension, _indexes, _model, _pool, _disk)
