@@ -1,6 +1,5 @@
-"""Packs and pictures for tests. What lies in `../shared` may be missing: those tests skip and say so."""
+"""Model packs for tests. What lies in `../shared` may be missing: those tests skip and say so."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,9 @@ import pytest
 from app.vision.dlib_onnx import prepare_dlib_pack
 from app.vision.install import PackFacts, install_pack
 from app.vision.packs import InstalledPack
+from tests.pictures import SHARED
 
-SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 SCRFD_NAME = "scrfd500m_mobilefacenet"
-MAX_PIXELS = 64_000_000
-# Images 1 to 7 of a person are the gallery, 8 to 10 the probes, everywhere.
-GALLERY_SIZE = 7
 
 
 def install_dlib(models_dir: Path) -> InstalledPack:
@@ -38,29 +34,3 @@ def scrfd_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/models")
     return folder
-
-
-def lfw10() -> dict[str, list[Path]]:
-    """Ten persons with ten pictures each, in order; skips without them."""
-    folder = SHARED / "faces" / "lfw10"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/faces/lfw10")
-    return {person.name: sorted(person.glob("*.jpg")) for person in sorted(folder.iterdir())}
-
-
-def group_picture() -> Path:
-    """`t1.jpg` of the insightface package: six faces, 1280 x 886."""
-    return _package_file("insightface", "data/images/t1.jpg")
-
-
-def portrait() -> Path:
-    """`Tom_Hanks_54745.png` of the insightface package: one face that fills 112 x 112."""
-    return _package_file("insightface", "data/images/Tom_Hanks_54745.png")
-
-
-def _package_file(package: str, path: str) -> Path:
-    # Found, not imported: the package loads a model runtime.
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / path

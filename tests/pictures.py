@@ -1,4 +1,4 @@
-"""Pictures for tests: those of installed packages, made ones, and the ones beside the checkout where they are there."""
+"""Pictures for tests: those of installed packages, made ones, and those beside the checkout where they are there."""
 
 import io
 import struct
@@ -11,32 +11,40 @@ import pytest
 from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-LFW10 = SHARED / "faces" / "lfw10"
+MAX_PIXELS = 64_000_000
+# Images 1 to 7 of a person are the gallery, 8 to 10 the probes, everywhere.
+GALLERY_SIZE = 7
 
-needs_lfw10 = pytest.mark.skipif(not LFW10.is_dir(), reason="../shared/faces/lfw10 is not on this machine")
 
-
-def package_file(package: str, *parts: str) -> Path:
-    return Path(find_spec(package).submodule_search_locations[0]).joinpath(*parts)
+def lfw10() -> dict[str, list[Path]]:
+    """Ten persons with ten pictures each, in order; skips without them."""
+    folder = SHARED / "faces" / "lfw10"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/faces/lfw10")
+    return {person.name: sorted(person.glob("*.jpg")) for person in sorted(folder.iterdir())}
 
 
 def group_photo() -> Path:
-    """Six persons, 1280x886."""
-    return package_file("insightface", "data", "images", "t1.jpg")
+    """Six persons, 1280x886, of the insightface package."""
+    return _package_file("insightface", "data/images/t1.jpg")
 
 
 def portrait() -> Path:
-    """One person, 512x512."""
-    return package_file("skimage", "data", "astronaut.png")
+    """One person, 512x512, of scikit-image."""
+    return _package_file("skimage", "data/astronaut.png")
 
 
-def lfw_pictures(person: str) -> list[Path]:
-    """A person's ten pictures in order: 1 to 7 are the gallery, 8 to 10 the probes."""
-    return sorted((LFW10 / person).iterdir())
+def filling_portrait() -> Path:
+    """One face that fills its 112x112 picture, of the insightface package."""
+    return _package_file("insightface", "data/images/Tom_Hanks_54745.png")
 
 
-def lfw_persons() -> list[str]:
-    return sorted(entry.name for entry in LFW10.iterdir())
+def _package_file(package: str, path: str) -> Path:
+    # Found, not imported: the package loads a model runtime.
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / path
 
 
 def encode(image: Image.Image, format_: str = "JPEG", **options) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import pictures
+from tests.packs import scrfd_folder
 from tests.service.running import RunningService
 
 pytestmark = pytest.mark.service
@@ -155,11 +156,11 @@ def test_a_stricter_threshold_names_nobody(http, domain):
 def galleries(tmp_path_factory):
     """Images 1 to 7 of all ten persons, and of eight only, one folder per person, as links."""
     root = tmp_path_factory.mktemp("galleries")
-    persons = pictures.lfw_persons()
+    persons = list(pictures.lfw10())
     for name, members in (("lfw10", persons), ("eight", persons[:8])):
         for person in members:
             (root / name / person).mkdir(parents=True)
-            for picture in pictures.lfw_pictures(person)[:7]:
+            for picture in pictures.lfw10()[person][: pictures.GALLERY_SIZE]:
                 (root / name / person / picture.name).symlink_to(picture)
     yield root
     shutil.rmtree(root)
@@ -173,8 +174,8 @@ def name_of(http: httpx.Client, domain: str, picture) -> str | None:
 def probe_outcomes(http: httpx.Client) -> tuple[int, list[str]]:
     """How many of the thirty probes are named right, and which are named wrong."""
     right, wrong = 0, []
-    for person in pictures.lfw_persons():
-        for picture in pictures.lfw_pictures(person)[7:]:
+    for person, photos in pictures.lfw10().items():
+        for picture in photos[pictures.GALLERY_SIZE :]:
             named = name_of(http, "lfw10", picture)
             right += named == person
             wrong += [picture.name] if named not in (None, person) else []
@@ -182,12 +183,11 @@ def probe_outcomes(http: httpx.Client) -> tuple[int, list[str]]:
 
 
 def strangers_named(http: httpx.Client) -> list[str]:
-    strangers = [picture for person in pictures.lfw_persons()[8:] for picture in pictures.lfw_pictures(person)]
+    strangers = [picture for person in list(pictures.lfw10())[8:] for picture in pictures.lfw10()[person]]
     assert len(strangers) == 20
     return [picture.name for picture in strangers if name_of(http, "eight", picture) is not None]
 
 
-@pictures.needs_lfw10
 def test_ten_persons_enrolled_by_command_are_named_over_http(service, http, galleries):
     done = service.flask("enrol", "lfw10", str(galleries / "lfw10"), "--json")
     assert json.loads(done.stdout)["enrolled"] == 70
@@ -202,12 +202,8 @@ def test_ten_persons_enrolled_by_command_are_named_over_http(service, http, gall
         service.flask("domains", "delete", name, "--yes")
 
 
-SCRFD = pictures.SHARED / "models" / "scrfd500m_mobilefacenet"
-
-
-@pictures.needs_lfw10
-@pytest.mark.skipif(not SCRFD.is_dir(), reason="../shared/models is not on this machine")
 def test_another_pack_names_all_thirty_and_never_meets_the_first_ones_embeddings(tmp_path, galleries):
+    folder = scrfd_folder()
     service = RunningService(tmp_path / "storage")
     try:
         service.start()
@@ -216,7 +212,7 @@ def test_another_pack_names_all_thirty_and_never_meets_the_first_ones_embeddings
             photo = pictures.portrait().read_bytes()
             http.post("/v1/domains/before/persons/her/faces", files={"file": photo}).raise_for_status()
         options = ["--accept-license", "--license", "for tests", "--threshold", "0.6"]
-        service.flask("models", "install", "scrfd", "--from", str(SCRFD), *options)
+        service.flask("models", "install", "scrfd", "--from", str(folder), *options)
         service.flask("models", "use", "scrfd")
         told = httpx.get(service.url + "/readyz")
         assert told.status_code == 503

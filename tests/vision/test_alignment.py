@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from app.vision.alignment import align_face, fits_template
-from tests.packs import group_picture
+from tests.pictures import group_photo
 
 # insightface's own template, written out again on purpose: a slip in ours must not go unseen.
 _ARCFACE = np.array(
@@ -16,7 +16,7 @@ _LANDMARKS = np.array([[496, 322], [546, 335], [512, 362], [486, 369], [531, 380
 def test_aligned_face_equals_insightfaces() -> None:
     from insightface.utils.face_align import estimate_norm
 
-    image = cv2.imread(str(group_picture()))
+    image = cv2.imread(str(group_photo()))
     with pytest.warns(FutureWarning, match="estimate"):
         matrix = estimate_norm(_LANDMARKS)
 
@@ -34,7 +34,7 @@ def test_landmarks_on_the_template_leave_the_picture_as_it_is() -> None:
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 180, 270])
 def test_turned_faces_are_set_upright(degrees: int) -> None:
-    image = cv2.imread(str(group_picture()))
+    image = cv2.imread(str(group_photo()))
     turn = cv2.getRotationMatrix2D((510, 345), degrees, 1.0)
     turned = cv2.warpAffine(image, turn, image.shape[1::-1], flags=cv2.INTER_CUBIC)
     landmarks = (_LANDMARKS @ turn[:, :2].T + turn[:, 2]).astype(np.float32)
@@ -46,7 +46,7 @@ def test_turned_faces_are_set_upright(degrees: int) -> None:
 
 @pytest.mark.parametrize("factor", [2, 4, 7])
 def test_large_faces_give_the_same_chip_as_small_ones(factor: int) -> None:
-    image = cv2.imread(str(group_picture()))[200:500, 400:700]
+    image = cv2.imread(str(group_photo()))[200:500, 400:700]
     landmarks = _LANDMARKS - (400, 200)
     large = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     # The middle of a pixel stays the middle of the pixels that it becomes.

@@ -16,7 +16,7 @@ from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX, prepare_dlib_pack
 from app.vision.dlib_weights import LANDMARKS_NAME, WEIGHTS_NAME, WEIGHTS_SHA256, find_model_file, read_weights
 from app.vision.packs import InstalledPack, PackStore, file_sha256
 from app.vision.runtime import open_session
-from tests.packs import group_picture, lfw10
+from tests.pictures import group_photo, lfw10
 
 
 def _chips(*paths: Path) -> np.ndarray:
@@ -40,7 +40,7 @@ def _onnx_embeddings(pack: InstalledPack, chips: np.ndarray) -> np.ndarray:
 
 
 def test_graph_equals_dlib_on_every_face_of_the_group_picture(dlib_pack: InstalledPack) -> None:
-    chips = _chips(group_picture())
+    chips = _chips(group_photo())
 
     assert len(chips) == 6
     np.testing.assert_allclose(_onnx_embeddings(dlib_pack, chips), _dlib_embeddings(chips), rtol=0, atol=1e-4)
@@ -55,7 +55,7 @@ def test_graph_equals_dlib_on_all_hundred_pictures(dlib_pack: InstalledPack) -> 
 
 
 def test_faces_of_a_batch_do_not_influence_each_other(dlib_pack: InstalledPack) -> None:
-    chips = _chips(group_picture())
+    chips = _chips(group_photo())
 
     alone = np.concatenate([_onnx_embeddings(dlib_pack, chip[None]) for chip in chips])
 

@@ -12,7 +12,7 @@ from app.errors import ImageTooLarge, InvalidImage, InvalidPack, UnsupportedImag
 from app.vision.engine import FaceEngine, load_engine
 from app.vision.faces import Analysis, Box
 from app.vision.packs import InstalledPack, PackManifest
-from tests.packs import MAX_PIXELS, group_picture, lfw10, portrait
+from tests.pictures import MAX_PIXELS, filling_portrait, group_photo, lfw10
 
 # Read off `t1.jpg` by eye: from eyebrows to chin and from cheek to cheek; left, top, right, bottom.
 _FACES_OF_T1 = [
@@ -45,7 +45,7 @@ def _assert_six_faces(analysis: Analysis) -> None:
 
 
 def test_group_picture_has_six_faces_where_a_viewer_sees_them(engine: FaceEngine) -> None:
-    analysis = engine.analyze(group_picture().read_bytes(), max_pixels=MAX_PIXELS)
+    analysis = engine.analyze(group_photo().read_bytes(), max_pixels=MAX_PIXELS)
 
     assert (analysis.width_px, analysis.height_px) == (1280, 886)
     _assert_six_faces(analysis)
@@ -66,7 +66,7 @@ _STORED = {
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotated_group_picture_gives_the_same_faces(engine: FaceEngine, orientation: int) -> None:
-    upright = Image.open(group_picture())
+    upright = Image.open(group_photo())
     turn = _STORED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -80,7 +80,7 @@ def test_exif_rotated_group_picture_gives_the_same_faces(engine: FaceEngine, ori
 
 
 def test_faces_are_complete_and_largest_first(engine: FaceEngine) -> None:
-    analysis = engine.analyze(group_picture().read_bytes(), max_pixels=MAX_PIXELS)
+    analysis = engine.analyze(group_photo().read_bytes(), max_pixels=MAX_PIXELS)
 
     areas = [face.box.area_px for face in analysis.faces]
     assert areas == sorted(areas, reverse=True)
@@ -100,7 +100,7 @@ def test_faces_are_complete_and_largest_first(engine: FaceEngine) -> None:
 
 
 def test_six_people_are_six_people(engine: FaceEngine) -> None:
-    faces = engine.analyze(group_picture().read_bytes(), max_pixels=MAX_PIXELS).faces
+    faces = engine.analyze(group_photo().read_bytes(), max_pixels=MAX_PIXELS).faces
     embeddings = np.stack([face.embedding for face in faces])
 
     distances = 1 - embeddings @ embeddings.T
@@ -110,13 +110,13 @@ def test_six_people_are_six_people(engine: FaceEngine) -> None:
 
 @pytest.mark.parametrize(("embed", "with_embedding"), [("all", 6), ("largest", 1), ("none", 0)])
 def test_only_the_faces_asked_for_are_embedded(engine: FaceEngine, embed: str, with_embedding: int) -> None:
-    faces = engine.analyze(group_picture().read_bytes(), max_pixels=MAX_PIXELS, embed=embed).faces
+    faces = engine.analyze(group_photo().read_bytes(), max_pixels=MAX_PIXELS, embed=embed).faces
 
     assert [face.embedding is not None for face in faces] == [True] * with_embedding + [False] * (6 - with_embedding)
 
 
 def test_the_same_picture_gives_the_same_answer(engine: FaceEngine) -> None:
-    first, second = (engine.analyze(group_picture().read_bytes(), max_pixels=MAX_PIXELS).faces for _ in range(2))
+    first, second = (engine.analyze(group_photo().read_bytes(), max_pixels=MAX_PIXELS).faces for _ in range(2))
 
     assert [face.box for face in first] == [face.box for face in second]
     assert np.array_equal([face.embedding for face in first], [face.embedding for face in second])
@@ -124,7 +124,7 @@ def test_the_same_picture_gives_the_same_answer(engine: FaceEngine) -> None:
 
 @pytest.mark.parametrize("factor", [0.4, 1, 2, 5])
 def test_a_face_is_the_same_person_at_every_size(engine: FaceEngine, factor: float) -> None:
-    original = cv2.imread(str(group_picture()))[200:500, 380:680]
+    original = cv2.imread(str(group_photo()))[200:500, 380:680]
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     scaled = cv2.resize(original, None, fx=factor, fy=factor, interpolation=interpolation)
 
@@ -137,14 +137,14 @@ def test_a_face_is_the_same_person_at_every_size(engine: FaceEngine, factor: flo
 
 
 def test_a_face_that_fills_the_picture_is_found(engine: FaceEngine) -> None:
-    (face,) = engine.analyze(portrait().read_bytes(), max_pixels=MAX_PIXELS).faces
+    (face,) = engine.analyze(filling_portrait().read_bytes(), max_pixels=MAX_PIXELS).faces
 
     assert face.box.area_px > 0.4 * 112 * 112
 
 
 @pytest.mark.parametrize("long_side", [600, 1200, 4000])
 def test_a_face_that_fills_a_large_picture_is_found(engine: FaceEngine, long_side: int) -> None:
-    image = cv2.resize(cv2.imread(str(portrait())), (long_side, long_side), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(cv2.imread(str(filling_portrait())), (long_side, long_side), interpolation=cv2.INTER_CUBIC)
 
     assert len(_analyze(engine, image, embed="none").faces) == 1
 
@@ -153,7 +153,7 @@ def test_a_face_that_fills_a_large_picture_is_found(engine: FaceEngine, long_sid
 @pytest.mark.parametrize("long_side", [1000, 2000, 4000])
 def test_faces_of_the_stated_size_are_found_in_large_pictures(engine: FaceEngine, long_side: int) -> None:
     face_px = max(40, 0.04 * long_side) * 1.1
-    people = cv2.imread(str(group_picture()))[200:500]
+    people = cv2.imread(str(group_photo()))[200:500]
     scaled = cv2.resize(people, None, fx=face_px / 105, fy=face_px / 105, interpolation=cv2.INTER_AREA)
     canvas = np.full((long_side * 3 // 4, long_side, 3), 128, np.uint8)
     canvas[100 : 100 + scaled.shape[0], 100 : 100 + scaled.shape[1]] = scaled[:, : long_side - 100]
@@ -201,7 +201,7 @@ def test_forty_faces_are_found_and_each_is_embedded(engine: FaceEngine) -> None:
 
 def test_boxes_are_clipped_to_the_picture(engine: FaceEngine) -> None:
     # The face of the woman on the left, cut off at her ear.
-    image = cv2.imread(str(group_picture()))[180:480, 75:375]
+    image = cv2.imread(str(group_photo()))[180:480, 75:375]
 
     for face in _analyze(engine, image, embed="none").faces:
         assert face.box.x >= 0
@@ -209,7 +209,7 @@ def test_boxes_are_clipped_to_the_picture(engine: FaceEngine) -> None:
 
 
 def test_pictures_that_cannot_be_used_are_typed_errors(engine: FaceEngine) -> None:
-    picture = group_picture().read_bytes()
+    picture = group_photo().read_bytes()
     gif = io.BytesIO()
     Image.new("RGB", (50, 50)).save(gif, "GIF")
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.vision.engine import FaceEngine
 from app.vision.packs import Calibration
-from tests.packs import GALLERY_SIZE, MAX_PIXELS, lfw10
+from tests.pictures import GALLERY_SIZE, MAX_PIXELS, lfw10
 
 Embeddings = dict[str, np.ndarray]
 

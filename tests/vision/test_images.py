@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
 from app.vision.images import decode_image
-from tests.packs import MAX_PIXELS
+from tests.pictures import MAX_PIXELS
 
 # A quarter each of red, green, blue and white: 32 x 16, so that no turn looks like another.
 _CORNERS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
