@@ -148,7 +148,7 @@ def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplat
         lock_domain(session, domain_id)
         set_local(session, statement_timeout="0")
         create_index(session, domain_id, dimension)
-        session.execute(text(f"ANALYZE {partition_name(domain_id)}"))
+        session.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
     return loaded
 
 

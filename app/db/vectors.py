@@ -118,7 +118,10 @@ _SEARCH_SQL: Final = """
 SELECT probe.n, near.horizon, person.id, person.label, person.display_name, near.nearest, seen.occurrences, seen.mean
 FROM unnest(CAST(:probes AS vector[])) WITH ORDINALITY AS probe (v, n)
 CROSS JOIN LATERAL ({near}) AS near
-JOIN persons AS person ON person.domain_id = :domain_id AND person.id = near.person_id
+CROSS JOIN LATERAL (
+    SELECT id, label, display_name FROM persons WHERE domain_id = :domain_id AND id = near.person_id
+    LIMIT 1 -- a fence: the few persons found are looked up, whatever the statistics say
+) AS person
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE d <= :threshold) AS occurrences, avg(d) FILTER (WHERE d <= :threshold) AS mean
     FROM (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -72,6 +72,7 @@ def test_the_answer_is_that_of_brute_force(
             assert_same(hits.persons, brute_force(templates, owners, probe, options))
 
 
+@settings(database=None)
 @given(
     vectors=st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any), min_size=1, max_size=12),
     probe=st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any),
