@@ -24,7 +24,7 @@ from app.db.embedded import EmbeddedPostgres
 from app.db.models import FaceEmbedding, Person
 from app.db.provision import connect_as_superuser
 from app.db.sandbox import SYSTEM_USER
-from app.db.server_files import ServerFiles, embedded_url, install_folders
+from app.db.server_files import DATABASE, ServerFiles, embedded_url, install_folders
 from app.db.server_process import ServerProcess, server_pids
 from app.db.session import Database
 from app.db.templates import insert_templates
@@ -357,6 +357,19 @@ def test_a_lost_role_key_is_made_anew(tmp_path: Path, start_server: StartServer)
         embedded_url(settings)
     start_server(settings)
     ping(settings)
+
+
+def test_an_older_extension_is_brought_to_the_programs_version(tmp_path: Path, start_server: StartServer) -> None:
+    settings = storage_in(tmp_path / "storage")
+    server = start_server(settings)
+    version = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+    with connect_as_superuser(ServerFiles.of(settings), DATABASE) as connection:
+        before = connection.execute(version).fetchone()
+        connection.execute("UPDATE pg_extension SET extversion = '0.8.4' WHERE extname = 'vector'")
+    server.stop()
+    start_server(settings)
+    with connect_as_superuser(ServerFiles.of(settings), DATABASE) as connection:
+        assert connection.execute(version).fetchone() == before != ("0.8.4",)
 
 
 @pytest.mark.parametrize(
