@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import stat
@@ -199,11 +200,13 @@ def test_two_installations_run_side_by_side(
 
 def test_a_long_storage_path_works(tmp_path: Path, start_server: StartServer) -> None:
     settings = storage_in(tmp_path / ("long-" * 30) / "storage")
-    start_server(settings)
-    database = Database(settings)
-    database.ping()
-    database.close()
     assert not settings.run_dir.is_relative_to(settings.storage_dir)
+    try:
+        server = start_server(settings)
+        ping(settings)
+        server.stop()
+    finally:
+        shutil.rmtree(settings.run_dir)
 
 
 def test_stopping_leaves_no_process_and_no_socket(tmp_path: Path, start_server: StartServer) -> None:
