@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     db_connect_timeout_s: int = Field(10, ge=1)
     db_statement_timeout_s: float = Field(30.0, gt=0)
     search_exact_max_rows: int = Field(10_000, ge=0)
-    search_ef: int = Field(100, ge=10, le=1000)
+    search_ef: int = Field(40, ge=10, le=1000)
 
     face_model: str | None = None
     max_image_pixels: int = Field(64_000_000, ge=1)

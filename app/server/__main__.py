@@ -92,8 +92,10 @@ def _set_environment(arguments: argparse.Namespace) -> None:
 
 def _prepare_storage(settings: Settings) -> None:
     try:
-        # The storage folder itself may exist with permissions of the operator's choice.
-        settings.storage_dir.mkdir(parents=True, exist_ok=True)
+        if not settings.storage_dir.exists():  # one that exists has permissions of the operator's choice
+            settings.storage_dir.mkdir(parents=True)
+            if os.getuid() == 0:  # the database's own user has to pass through to its folder, and can list nothing
+                settings.storage_dir.chmod(0o711)
         for folder in (settings.run_dir, settings.logs_dir, settings.models_dir):
             folder.mkdir(parents=True, exist_ok=True)
         settings.run_dir.chmod(0o700)

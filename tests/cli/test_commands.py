@@ -99,8 +99,10 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_service(service):
 def test_doctor_finds_and_mends_a_missing_index(service, folder, domain):
     service.flask("enrol", domain, str(folder), check=False)
     info = json.loads(service.flask("domains", "show", domain, "--json").stdout)
-    with Database(parse_settings(storage_dir=service.storage)).transaction() as session:
+    database = Database(parse_settings(storage_dir=service.storage))
+    with database.transaction() as session:
         session.execute(text(f"DROP INDEX {info['index']['name']}"))
+    database.close()
     found = service.flask("doctor", check=False)
     assert found.returncode == 1
     assert "the index of domain 'commands' is missing" in found.stdout
