@@ -37,9 +37,16 @@ FacedexError
 │   ├── WorkerTimeout           no answer before the deadline
 │   ├── ModelUnavailable        the pool is there but has no model loaded
 │   └── EmbedderUnavailable     the pool does not answer at all
-└── DatabaseError
-    ├── DatabaseUnavailable     it cannot be reached, or no connection was free in time
-    └── DatabaseTimeout         a statement ran past its limit
+├── DatabaseError
+│   ├── DatabaseUnavailable     it cannot be reached, or no connection was free in time
+│   └── DatabaseTimeout         a statement ran past its limit
+└── DatasetError                a file of another system's templates
+    ├── DatasetNotFound         no such file, or a folder without one
+    ├── AmbiguousDataset        a folder with several
+    ├── InvalidDataset          truncated, damaged, or something else altogether
+    ├── UnsafeDataset           a pickle that would run code
+    ├── DatasetTooLarge         more bytes, rows, memory or time than the reader is allowed
+    └── DatasetNotWritten       the disk is full, or the folder refuses
 
 `code` is stable and part of the API; `app/api/problems.py` maps each class to an HTTP answer.
 """
@@ -285,3 +292,45 @@ class DatabaseTimeout(DatabaseError):
     """A statement ran longer than DB_STATEMENT_TIMEOUT_S."""
 
     code = "database_timeout"
+
+
+class DatasetError(FacedexError):
+    """A dataset cannot be used."""
+
+    code = "dataset_error"
+
+
+class DatasetNotFound(DatasetError):
+    """There is no such file, or the folder holds no dataset."""
+
+    code = "dataset_not_found"
+
+
+class AmbiguousDataset(DatasetError):
+    """The folder holds several datasets; the message names them."""
+
+    code = "ambiguous_dataset"
+
+
+class InvalidDataset(DatasetError):
+    """The file is truncated, damaged, or no dataset at all."""
+
+    code = "invalid_dataset"
+
+
+class UnsafeDataset(DatasetError):
+    """The file is a pickle that asks for code to be run. Nothing was."""
+
+    code = "unsafe_dataset"
+
+
+class DatasetTooLarge(DatasetError):
+    """The file has more bytes or rows, or takes more memory or time, than the reader is allowed."""
+
+    code = "dataset_too_large"
+
+
+class DatasetNotWritten(DatasetError):
+    """The file could not be written; what was there before is unchanged."""
+
+    code = "dataset_not_written"

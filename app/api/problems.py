@@ -54,6 +54,13 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.DatabaseError: (500, "Database error"),
     errors.DatabaseUnavailable: (503, "Database unavailable"),
     errors.DatabaseTimeout: (504, "Database too slow"),
+    errors.DatasetError: (422, "Unusable dataset"),
+    errors.DatasetNotFound: (404, "No such dataset"),
+    errors.AmbiguousDataset: (409, "Several datasets"),
+    errors.InvalidDataset: (422, "Not a readable dataset"),
+    errors.UnsafeDataset: (422, "Unsafe dataset"),
+    errors.DatasetTooLarge: (413, "Dataset too large"),
+    errors.DatasetNotWritten: (507, "Dataset not written"),
 }
 
 _RETRY_AFTER_S = {503: 2}
