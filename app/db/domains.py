@@ -24,6 +24,7 @@ class Gallery:
         dimension: length of its embeddings.
         template_count: number of its templates.
         index_valid: whether its HNSW index can be used.
+        complete: false until the first migration into it has finished: whoever is missing may still be on the way.
     """
 
     domain_id: int
@@ -33,6 +34,7 @@ class Gallery:
     dimension: int
     template_count: int
     index_valid: bool
+    complete: bool
 
     def require_contract(self, contract: str) -> None:
         """Refuse embeddings of another contract.
@@ -53,7 +55,7 @@ def load_gallery(session: Session, domain: str) -> Gallery:
     row = session.execute(
         text(
             "SELECT d.id, d.name, d.model, d.contract, d.dimension, d.template_count,"
-            " coalesce(i.indisvalid AND i.indisready, false)"
+            " coalesce(i.indisvalid AND i.indisready, false), d.complete"
             " FROM (SELECT * FROM domains WHERE name = :name OR id = :id ORDER BY (name = :name) DESC LIMIT 1) AS d"
             " LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(CAST(:prefix AS text) || d.id || :suffix)"
         ),
@@ -105,13 +107,15 @@ def lock_domain(session: Session, domain_id: int, *, contract: str | None = None
     return domain
 
 
-def create_domain(session: Session, name: str, *, model: str, contract: str, dimension: int) -> Domain:
-    """Make a domain with its empty partition and index.
+def create_domain(
+    session: Session, name: str, *, model: str, contract: str, dimension: int, complete: bool = True
+) -> Domain:
+    """Make a domain with its empty partition and index; one that is about to be filled by a migration is not `complete`.
 
     Raises:
         DomainExists: the name is taken; the transaction is still usable.
     """
-    domain = Domain(name=name, model=model, contract=contract, dimension=dimension)
+    domain = Domain(name=name, model=model, contract=contract, dimension=dimension, complete=complete)
     try:
         with session.begin_nested():
             session.add(domain)

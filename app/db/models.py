@@ -64,6 +64,7 @@ class Domain(Base):
     """A tenant and the embedding contract that all of its templates follow.
 
     `template_count` is kept by `app/db/templates.py` under the domain's row lock; it chooses the way of searching.
+    `complete` is false until the first migration of a dataset into it has finished: until then its gallery has gaps.
     """
 
     __tablename__ = "domains"
@@ -78,6 +79,7 @@ class Domain(Base):
     contract: Mapped[str]
     dimension: Mapped[int]
     template_count: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    complete: Mapped[bool] = mapped_column(server_default=text("true"), default=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -138,3 +140,44 @@ class FaceEmbedding(Base):
     sharpness: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     embedding: Mapped[Float32Array] = mapped_column(Embedding)
+
+
+class MigrationRun(Base):
+    """One dataset on its way into one domain: where it comes from, and how far it has come.
+
+    Written only by `app/db/migration_runs.py`, in the transaction that stores the rows it counts: `rows_done` is exactly the
+    number of the dataset's rows that are settled, migrated or skipped. `seconds` is by stage, over all attempts.
+    """
+
+    __tablename__ = "migration_runs"
+    __table_args__ = (
+        CheckConstraint("mode IN ('copy', 'reembed')", name="mode"),
+        CheckConstraint("state IN ('running', 'failed', 'finished')", name="state"),
+        CheckConstraint("rows_migrated BETWEEN 0 AND rows_done", name="rows"),
+        # At most one that is not over: it is the one to take up again.
+        Index(
+            "migration_runs_unfinished_idx",
+            "domain_id",
+            "source_sha256",
+            unique=True,
+            postgresql_where=text("state <> 'finished'"),
+        ),
+        Index("migration_runs_domain_id_idx", "domain_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    domain_id: Mapped[int] = mapped_column(ForeignKey("domains.id", ondelete="CASCADE"))
+    source_name: Mapped[str]
+    source_sha256: Mapped[bytes]
+    mode: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=text("'running'"), default="running")
+    rows_total: Mapped[int | None]
+    rows_done: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    rows_migrated: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    persons: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    skipped: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=text("'{}'"), default=dict)
+    seconds: Mapped[dict[str, float]] = mapped_column(JSONB, server_default=text("'{}'"), default=dict)
+    error_code: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]

@@ -26,6 +26,7 @@ def test_models_and_migrations_agree(database: Database) -> None:
         }
         kind = connection.scalar(text("SELECT relkind FROM pg_class WHERE oid = CAST('face_embeddings' AS regclass)"))
     assert checks["domains"] == {"domains_dimension_check", "domains_template_count_check"}
+    assert checks["migration_runs"] == {f"migration_runs_{name}_check" for name in ("mode", "state", "rows")}
     assert checks["persons"] == {"persons_validity_check"}
     assert kind == "p"
 
