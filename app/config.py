@@ -1,20 +1,25 @@
 """Settings: the only reader of the environment.
 
-Values come from the process environment, then from the file `.env` beside `wsgi.py`. A key in `.env` that is not a setting,
-or a value that does not parse, is an error that names it.
+Values come from the process environment, then from the file `.env` beside `wsgi.py`, or the one that the environment
+variable ENV_FILE names. A key in it that is not a setting, or a value that does not parse, is an error that names it.
 """
 
 import hashlib
+import json
 import os
 import tempfile
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# The environment variable that names another file than `.env`; an option of `scripts/serve` sets it.
+ENV_FILE = "ENV_FILE"
 
 # A Unix socket's path must fit in 108 bytes (sun_path, unix(7)), its final NUL and PostgreSQL's file name included.
 _SOCKET_DIR_MAX_BYTES = 80
@@ -45,6 +50,8 @@ class Settings(BaseSettings):
     db_statement_timeout_s: float = Field(30.0, gt=0)
     search_exact_max_rows: int = Field(10_000, ge=0)
     search_ef: int = Field(40, ge=10, le=1000)
+    pkl_datasets: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
+    pkl_allow_numpy: bool = False
 
     face_model: str | None = None
     max_image_pixels: int = Field(64_000_000, ge=1)
@@ -82,16 +89,35 @@ class Settings(BaseSettings):
             raise ValueError("must be unix:/path or http://host:port")
         return value
 
-    @model_validator(mode="after")
-    def _only_pgvector_yet(self) -> Self:
-        if not self.vector_db_enabled:
-            raise ValueError("VECTOR_DB_ENABLED=false asks for the PKL service, which this version does not have yet")
-        return self
+    @field_validator("pkl_datasets", mode="before")
+    @classmethod
+    def _json_object(cls, value: object) -> object:
+        # Not left to pydantic-settings, whose error would not be one of ours.
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be a JSON object, e.g. {"slovenia": "/data/slovenia.pkl"}') from None
+
+    @field_validator("pkl_datasets")
+    @classmethod
+    def _domains_and_paths(cls, value: dict[str, Path]) -> dict[str, Path]:
+        # Names in the form that `app.names.clean_name` gives those of requests.
+        named = {unicodedata.normalize("NFC", name).strip(): path for name, path in value.items()}
+        if not all(named):
+            raise ValueError("the name of a domain is empty")
+        return {name: (PROJECT_ROOT / path.expanduser()).resolve() for name, path in named.items()}
 
     @property
     def models_dir(self) -> Path:
         """Installed model packs, one folder each."""
         return self.storage_dir / "models"
+
+    @property
+    def pkl_dir(self) -> Path:
+        """DeepFace datasets, one folder a domain, and what was made from them."""
+        return self.storage_dir / "pkl"
 
     @property
     def logs_dir(self) -> Path:
@@ -132,12 +158,32 @@ def load_settings() -> Settings:
     return parse_settings()
 
 
+def reload_settings() -> Settings:
+    """Parse anew what `load_settings` answers from now on in this process: `.env` may have changed, the environment cannot.
+
+    Raises:
+        SettingsError: as `load_settings`; it goes on answering the settings from before.
+    """
+    parse_settings()
+    load_settings.cache_clear()
+    return load_settings()
+
+
+def set_in_environment(name: str) -> bool:
+    """Whether a setting comes from the process's environment, where no edit of `.env` reaches it."""
+    return bool(os.environ.get(name))
+
+
 def parse_settings(**overrides: object) -> Settings:
     """Parse the environment anew; `overrides` win over it.
 
     Raises:
         SettingsError: names every unknown or malformed setting.
     """
+    if named := os.environ.get(ENV_FILE):
+        if not Path(named).is_file():  # pydantic-settings would go on without it
+            raise SettingsError(f"{ENV_FILE}: there is no such file")
+        overrides |= {"_env_file": named}
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

@@ -38,13 +38,17 @@ FacedexError
 │   ├── ModelUnavailable        the pool is there but has no model loaded
 │   └── EmbedderUnavailable     the pool does not answer at all
 ├── DatabaseError
-│   ├── DatabaseUnavailable     it cannot be reached, or no connection was free in time
-│   └── DatabaseTimeout         a statement ran past its limit
+│   ├── DatabaseUnavailable     it cannot be reached
+│   │   └── DatabaseBusy        no connection was free in time
+│   ├── DatabaseTimeout         a statement ran past its limit
+│   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
+│   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
     ├── InvalidDataset          truncated, damaged, or something else altogether
     ├── UnsafeDataset           a pickle that would run code
+    ├── DatasetUnavailable      a domain's dataset cannot be used now: still being prepared, or broken
     ├── DatasetTooLarge         more bytes, rows, memory or time than the reader is allowed
     └── DatasetNotWritten       the disk is full, or the folder refuses
 
@@ -283,15 +287,33 @@ class DatabaseError(FacedexError):
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database cannot be reached, or no connection became free in time."""
+    """The database cannot be reached."""
 
     code = "database_unavailable"
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """No connection to the database became free in time; it may well be there."""
+
+    code = "database_busy"
 
 
 class DatabaseTimeout(DatabaseError):
     """A statement ran longer than DB_STATEMENT_TIMEOUT_S."""
 
     code = "database_timeout"
+
+
+class DatabaseDisabled(DatabaseError):
+    """The service runs without a database: VECTOR_DB_ENABLED is false."""
+
+    code = "database_disabled"
+
+
+class DomainNotMigrated(DatabaseError):
+    """The domain's first migration into the database has not finished."""
+
+    code = "domain_not_migrated"
 
 
 class DatasetError(FacedexError):
@@ -322,6 +344,12 @@ class UnsafeDataset(DatasetError):
     """The file is a pickle that asks for code to be run. Nothing was."""
 
     code = "unsafe_dataset"
+
+
+class DatasetUnavailable(DatasetError):
+    """The dataset of a domain is still being prepared, or cannot be used; the message says which."""
+
+    code = "dataset_unavailable"
 
 
 class DatasetTooLarge(DatasetError):

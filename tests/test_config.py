@@ -1,8 +1,9 @@
 import re
+from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Settings, SettingsError, parse_settings
+from app.config import PROJECT_ROOT, Settings, SettingsError, load_settings, parse_settings, reload_settings
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +25,48 @@ def test_a_malformed_value_is_named_and_not_repeated(monkeypatch):
 
 
 def test_false_is_not_true(monkeypatch):
-    """bool("false") is True in Python; here it chooses the PKL service, which does not exist yet, and says so."""
+    """bool("false") is True in Python; here it chooses the PKL service."""
     monkeypatch.setenv("VECTOR_DB_ENABLED", "false")
-    with pytest.raises(SettingsError, match="VECTOR_DB_ENABLED"):
+    assert parse_settings().vector_db_enabled is False
+
+
+def test_datasets_are_a_json_object_of_names_and_paths(monkeypatch):
+    monkeypatch.setenv("PKL_DATASETS", '{" S\\u030ckoda ": "data/s.pkl", "a/b": "/data/x"}')
+    assert parse_settings().pkl_datasets == {"Škoda": PROJECT_ROOT / "data/s.pkl", "a/b": Path("/data/x")}
+
+
+@pytest.mark.parametrize("value", ["{", "[]", "7", '{"": "x"}', '{"a": 7}', '{"a": null}'])
+def test_datasets_that_are_none_are_named(monkeypatch, value):
+    monkeypatch.setenv("PKL_DATASETS", value)
+    with pytest.raises(SettingsError, match="PKL_DATASETS"):
         parse_settings()
+
+
+def test_env_file_takes_the_place_of_dotenv(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENV_FILE", str(tmp_path / "settings"))
+    with pytest.raises(SettingsError, match="ENV_FILE"):
+        parse_settings()
+    (tmp_path / "settings").write_text("VECTOR_DB_ENABLED=false\n")
+    assert parse_settings().vector_db_enabled is False
+
+
+def test_a_reload_reads_the_file_again_and_keeps_the_old_settings_where_it_is_broken(tmp_path, monkeypatch):
+    file = tmp_path / "settings"
+    file.write_text("VECTOR_DB_ENABLED=true\n")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    load_settings.cache_clear()
+    try:
+        assert load_settings().vector_db_enabled is True
+        file.write_text("VECTOR_DB_ENABLED=false\n")
+        assert load_settings().vector_db_enabled is True
+        assert reload_settings().vector_db_enabled is False
+        assert load_settings().vector_db_enabled is False
+        file.write_text("VECTOR_DB_ENABLED=perhaps\n")
+        with pytest.raises(SettingsError, match="VECTOR_DB_ENABLED"):
+            reload_settings()
+        assert load_settings().vector_db_enabled is False
+    finally:
+        load_settings.cache_clear()
 
 
 def test_an_unknown_key_in_dotenv_is_named(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db.server_files import embedded_url
-from app.errors import DatabaseError, DatabaseTimeout, DatabaseUnavailable
+from app.errors import DatabaseBusy, DatabaseDisabled, DatabaseError, DatabaseTimeout, DatabaseUnavailable
 
 _POOL_RECYCLE_S: Final = 1_800
 _IDLE_IN_TRANSACTION_S: Final = 60
@@ -40,8 +40,11 @@ def database_url(settings: Settings) -> URL:
     """Where the database is: `VECTOR_DB_URL`, or else the embedded server's socket.
 
     Raises:
+        DatabaseDisabled: VECTOR_DB_ENABLED is false.
         DatabaseUnavailable: no URL is set, and the embedded server was never started in this storage folder.
     """
+    if not settings.vector_db_enabled:
+        raise DatabaseDisabled("The database is switched off (VECTOR_DB_ENABLED=false).")
     if settings.vector_db_url is not None:
         return make_url(settings.vector_db_url.get_secret_value()).set(drivername="postgresql+psycopg")
     return embedded_url(settings)
@@ -162,7 +165,7 @@ def translated_errors() -> Generator[None]:
     try:
         yield
     except sqlalchemy.exc.TimeoutError as error:
-        raise DatabaseUnavailable("No database connection became free in time.") from error
+        raise DatabaseBusy("No database connection became free in time.") from error
     except sqlalchemy.exc.DBAPIError as error:
         translated = _translated(error.orig, lost=error.connection_invalidated)
         if translated is None:
