@@ -1,15 +1,11 @@
-"""Which of DeepFace's models makes the same embeddings as which contract of ours. Pure."""
+"""What a dataset's file name says of its vectors' contract. Pure."""
 
 import re
 from typing import Final
 
-from app.vision.dlib_weights import WEIGHTS_SHA256
-from app.vision.packs import EmbeddingContract
+from app.datasets.comparable import is_comparable
 
-# DeepFace's `Dlib` is dlib's own network on dlib's own chips. No other of its models is a network that a pack of ours has:
-# its `ArcFace` has other weights than insightface's.
-_CONTRACTS: Final = {"dlib": EmbeddingContract(WEIGHTS_SHA256, "dlib-chip-150-0.25", 128).id}
-_MODELS: Final = {contract: model for model, contract in _CONTRACTS.items()}
+_DLIB: Final = "dlib"
 # What a file's name may hold, and no underscore: DeepFace's file names are divided by it.
 _FORBIDDEN: Final = re.compile(r"[^a-z0-9.-]+")
 
@@ -20,9 +16,9 @@ def deepface_model(contract: str) -> str:
     DeepFace's own name where it has that network. Else the contract itself, e.g. `arcface-112-512-b7120c095d60094f`, for which
     DeepFace has no model, so that its vectors are never taken for those of another network.
     """
-    return _MODELS.get(contract) or _FORBIDDEN.sub("-", contract.lower())
+    return _DLIB if is_comparable(_DLIB, contract) else _FORBIDDEN.sub("-", contract.lower())
 
 
 def fits_contract(model: str, contract: str) -> bool:
     """Whether the vectors of a dataset of `model` (`DatasetInfo.model`) can be compared with those of a contract."""
-    return model == deepface_model(contract)
+    return is_comparable(model, contract) or model == deepface_model(contract)

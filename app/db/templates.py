@@ -1,7 +1,8 @@
 """Templates in and out of a domain's partition. Every vector is checked here, and `template_count` is kept here."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -11,17 +12,18 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
 from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding, Person
 from app.db.partitions import create_index, drop_index, partition_name
 from app.db.session import Database, set_local
 from app.errors import ContractMismatch, InvalidEmbedding
-from app.vision.faces import Box, Float32Array
+from app.vision.faces import Box, Float32Array, UInt8Array
 
-# An embedder normalises in float32: its vectors are within 1e-6 of unit length. Anything farther was not normalised.
+# Anything farther from unit length was not normalised.
 _UNIT_TOLERANCE: Final = 1e-3
-_COPY_COLUMNS: Final = "domain_id, id, person_id, image_sha256, box_x, box_y, box_w, box_h, score, sharpness, embedding"
-_COPY_TYPES: Final = ("int4", "uuid", "uuid", "bytea", "int4", "int4", "int4", "int4", "float4", "float4", "vector")
+# An embedder normalises in float32: its vectors are within this of unit length, and stay as they are, bit for bit.
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,9 @@ class NewTemplate:
 
 
 def unit_vectors(vectors: Sequence[Float32Array] | Float32Array, dimension: int) -> Float32Array:
-    """Check embeddings and scale away what rounding left of their length.
+    """Check embeddings, and scale those whose length differs from 1 by more than rounding.
+
+    Vectors that went through here come out as they are: what is exported and imported again stays the same.
 
     Args:
         vectors: float, (N, D), of unit length within 1e-3.
@@ -69,8 +73,17 @@ def unit_vectors(vectors: Sequence[Float32Array] | Float32Array, dimension: int)
     # Written so that NaN fails too.
     if not np.all(np.abs(norms - 1.0) <= _UNIT_TOLERANCE):
         raise InvalidEmbedding("An embedding is not a vector of unit length.")
+    norms[np.abs(norms - 1.0) <= _ROUNDING] = 1.0
     units: Float32Array = (array / norms).astype(np.float32)
     return units
+
+
+def random_ids(count: int) -> UInt8Array:
+    """Ids for new templates: uint8, (count, 16), the bytes of UUIDs of version 4."""
+    ids = np.frombuffer(bytearray(os.urandom(16 * count)), dtype=np.uint8).reshape(count, 16)
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x40
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80
+    return ids
 
 
 def insert_templates(session: Session, domain_id: int, templates: Sequence[NewTemplate]) -> list[UUID]:
@@ -141,8 +154,8 @@ def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplat
     for batch in _batches(templates, batch_rows):
         with database.transaction() as session:
             lock_domain(session, domain_id)
-            _copy(session, domain_id, batch, unit_vectors([item.embedding for item in batch], dimension))
-            _count(session, domain_id, len(batch))
+            for part in _columns_of(batch, dimension):
+                copy_templates(session, domain_id, part)
         loaded += len(batch)
     with database.transaction() as session:
         lock_domain(session, domain_id)
@@ -150,6 +163,25 @@ def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplat
         create_index(session, domain_id, dimension)
         session.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
     return loaded
+
+
+def copy_templates(session: Session, domain_id: int, batch: TemplateBatch) -> None:
+    """Load templates by binary COPY, under the domain's lock, which the caller holds.
+
+    Raises:
+        ContractMismatch, InvalidEmbedding: as `unit_vectors`.
+        psycopg.IntegrityError: an unknown person, or a picture that the person has already.
+    """
+    domain = session.get_one(Domain, domain_id)
+    units = unit_vectors(batch.embeddings, domain.dimension)
+    raw = session.connection().connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    with (
+        raw.cursor() as cursor,
+        cursor.copy(f"COPY {partition_name(domain_id)} ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
+    ):
+        copy.write(copy_stream(domain_id, replace(batch, embeddings=units)))
+    _count(session, domain_id, len(batch))
 
 
 def recount_templates(session: Session, domain_id: int) -> int:
@@ -197,13 +229,22 @@ def _batches(templates: Iterable[NewTemplate], size: int) -> Iterable[list[NewTe
         yield batch
 
 
-def _copy(session: Session, domain_id: int, templates: Sequence[NewTemplate], units: Float32Array) -> None:
-    raw = session.connection().connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
-    with (
-        raw.cursor() as cursor,
-        cursor.copy(f"COPY {partition_name(domain_id)} ({_COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
-    ):
-        copy.set_types(_COPY_TYPES)
-        for template, unit in zip(templates, units, strict=True):
-            copy.write_row(tuple(_columns(domain_id, template, unit).values()))
+def _columns_of(templates: Sequence[NewTemplate], dimension: int) -> Iterator[TemplateBatch]:
+    """As columns; those whose picture was seen and those whose was not apart."""
+    seen = [item for item in templates if item.image_sha256 is not None]
+    unseen = [item for item in templates if item.image_sha256 is None]
+    for part in (part for part in (seen, unseen) if part):
+        yield TemplateBatch(
+            ids=_as_bytes([item.id.bytes for item in part]),
+            person_ids=_as_bytes([item.person_id.bytes for item in part]),
+            embeddings=unit_vectors([item.embedding for item in part], dimension),
+            image_sha256=_as_bytes([item.image_sha256 for item in part if item.image_sha256]) if part is seen else None,
+            boxes=np.array([(item.box.x, item.box.y, item.box.w, item.box.h) for item in part], dtype=np.int32),
+            scores=np.array([item.score for item in part], dtype=np.float32),
+            sharpness=np.array([item.sharpness for item in part], dtype=np.float32),
+        )
+
+
+def _as_bytes(values: Sequence[bytes]) -> UInt8Array:
+    """uint8, (N, length); all are equally long."""
+    return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
