@@ -23,7 +23,10 @@ FacedexError
 ├── Conflict
 │   ├── DomainExists
 │   ├── PersonExists
-│   └── ContractMismatch        embeddings of two different models would meet
+│   ├── ContractMismatch        embeddings of two different models would meet
+│   ├── MigrationRunning        another migration into the domain is under way
+│   ├── MigrationUnfinished     a migration into the domain has to be finished first
+│   └── NothingToResume         no migration of the dataset has been left unfinished
 ├── AccessError
 │   └── Unauthenticated         no key, or a wrong one
 ├── ModelError
@@ -200,6 +203,24 @@ class ContractMismatch(Conflict):
     """The domain's templates come from another embedding contract than the loaded model's."""
 
     code = "contract_mismatch"
+
+
+class MigrationRunning(Conflict):
+    """Another process moves a dataset into the domain."""
+
+    code = "migration_running"
+
+
+class MigrationUnfinished(Conflict):
+    """A migration into the domain was broken off, and has to be finished first."""
+
+    code = "migration_unfinished"
+
+
+class NothingToResume(Conflict):
+    """No migration of this dataset into the domain was broken off."""
+
+    code = "nothing_to_resume"
 
 
 class AccessError(FacedexError):

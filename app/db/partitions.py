@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.db.session import Database, set_local
 
 HNSW_M: Final = 16
 HNSW_EF_CONSTRUCTION: Final = 64
+
+# Of pgvector's graph in memory, beside the vector: the element, and its neighbours at the lowest level (2 m of 16 bytes) and
+# above.
+_GRAPH_BYTES_PER_ROW: Final = 1000
+# The server's operator knows its memory better than we do.
+_BUILD_MEMORY_FACTOR: Final = 4
+_BUILD_MEMORY_MAX_KB: Final = 1024 * 1024
 
 # A statement that waits for one of these locks makes later searches wait behind it.
 _DDL_LOCK_TIMEOUT: Final = "5s"
@@ -92,16 +100,59 @@ def rebuild_index(database: Database, domain_id: int, dimension: int) -> None:
     Raises:
         DatabaseUnavailable, DatabaseTimeout: the build failed; the old index, if any, is still in use.
     """
-    name = index_name(domain_id)
     with database.maintenance() as connection:
-        # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
-        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
-        if not _index_is_valid(connection, name):
-            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
-            connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=True)))
-        else:
-            connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
-        connection.execute(text(f"ANALYZE {partition_name(domain_id)}"))
+        build_index(connection, domain_id, dimension, anew=True)
+
+
+def build_index(connection: Connection, domain_id: int, dimension: int, *, anew: bool = False) -> None:
+    """Build the index while searches and enrolments go on, and gather statistics; one that is valid stays as it is.
+
+    Args:
+        connection: of `Database.maintenance`.
+        anew: build a valid one again too.
+
+    Raises: as `rebuild_index`, untranslated.
+    """
+    name = index_name(domain_id)
+    # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
+    connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
+    if not _index_is_valid(connection, name):
+        _set_build_memory(connection, domain_id, dimension)
+        _build_missing(connection, domain_id, dimension)
+    elif anew:
+        _set_build_memory(connection, domain_id, dimension)
+        connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
+    connection.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
+
+
+def _build_missing(connection: Connection, domain_id: int, dimension: int) -> None:
+    """In parallel and, where shared memory does not suffice for that, once more without."""
+    try:
+        _create_anew(connection, domain_id, dimension)
+    except OperationalError as error:
+        if not _is_out_of_space(error):
+            raise
+        connection.execute(text("SET max_parallel_maintenance_workers = 0"))
+        _create_anew(connection, domain_id, dimension)
+
+
+def _create_anew(connection: Connection, domain_id: int, dimension: int) -> None:
+    connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(domain_id)}"))
+    connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=True)))
+
+
+def _is_out_of_space(error: OperationalError) -> bool:
+    # Of memory, of shared memory (a small /dev/shm) or of disk: the server tells them apart in words only.
+    return getattr(error.orig, "sqlstate", None) in ("53100", "53200")
+
+
+def _set_build_memory(connection: Connection, domain_id: int, dimension: int) -> None:
+    """Enough for the graph, without which building takes several times as long, within limits; for this session."""
+    rows = connection.scalar(text(f"SELECT count(*) FROM {partition_name(domain_id)}")) or 0  # noqa: S608 - digits
+    given_kb = connection.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'maintenance_work_mem'")) or 0
+    wanted_kb = rows * (_GRAPH_BYTES_PER_ROW + 2 * dimension) // 1024
+    allowed_kb = max(given_kb, min(wanted_kb, _BUILD_MEMORY_FACTOR * given_kb, _BUILD_MEMORY_MAX_KB))
+    connection.execute(text("SELECT set_config('maintenance_work_mem', :kb, false)"), {"kb": str(allowed_kb)})
 
 
 def index_state(session: Session, domain_id: int) -> IndexState:
