@@ -1,6 +1,6 @@
 """What a dataset holds, and what the reader says about it. Needs NumPy only."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -108,6 +108,8 @@ class ReadReport:
         no_vector, wrong_length, not_finite, zero_norm: handed out without an embedding, for this reason.
         no_label, bad_identity, malformed: not handed out: no person in the path, a path or name that cannot be kept, a row of
             another shape.
+        dimension: D; None while no vector was seen.
+        flat: all pictures lie in one folder, so that the persons are those of the files' names.
     """
 
     rows: int = 0
@@ -120,7 +122,8 @@ class ReadReport:
     no_label: int = 0
     bad_identity: int = 0
     malformed: int = 0
-    dimension: int | None = field(default=None)
+    dimension: int | None = None
+    flat: bool = False
 
     @property
     def skipped(self) -> dict[str, int]:
