@@ -12,6 +12,9 @@ REQUESTS = Counter("facedex_http_requests_total", "Answered requests", ["method"
 REQUEST_SECONDS = Histogram("facedex_http_request_seconds", "Time to answer", ["method", "route"], buckets=_BUCKETS_S)
 STAGE_SECONDS = Histogram("facedex_recognition_stage_seconds", "Time by stage", ["stage"], buckets=_BUCKETS_S)
 DECISIONS = Counter("facedex_face_decisions_total", "Faces by decision", ["mode", "decision"])
+ANSWERS = Counter(
+    "facedex_recognition_answers_total", "Recognition requests answered, by service and reason", ["mode", "reason"]
+)
 ENROLMENTS = Counter("facedex_enrolment_files_total", "Pictures offered for enrolment, by outcome", ["outcome"])
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

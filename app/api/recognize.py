@@ -7,7 +7,7 @@ from flask import g, request
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import ValidationError
 
-from app.api.metrics import DECISIONS, STAGE_SECONDS
+from app.api.metrics import ANSWERS, DECISIONS, STAGE_SECONDS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_probe
 from app.api.problems import validation_problem
@@ -58,6 +58,7 @@ def recognize() -> ViewReturn:
 
 
 def _observe(result: RecognitionResult) -> None:
+    ANSWERS.labels(result.mode, result.fallback_reason or "chosen").inc()
     for stage, elapsed_ms in result.timings_ms.items():
         STAGE_SECONDS.labels(stage).observe(elapsed_ms / 1000)
     for face in result.faces:

@@ -174,6 +174,10 @@ class RecognitionAnswer(BaseModel):
     threshold: float
     request_id: str
     timings_ms: dict[str, float] = Field(description="by stage: decode, detect, embed, search")
+    fallback_reason: str | None = Field(
+        None,
+        description="only where pkl answered in place of pgvector: not_migrated or database_unavailable",
+    )
 
 
 class DomainModel(BaseModel):

@@ -7,13 +7,16 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.config import Settings
+from app.datasets.store import DatasetStore
 from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.faces import FaceService
 from app.enrolment.persons import PersonService
+from app.recognition.breaker import CircuitBreaker
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
+from app.recognition.pkl import PklRecognition
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
 
@@ -28,6 +31,7 @@ class Services:
     database: Database
     embedder: EmbedderClient
     packs: PackStore
+    datasets: DatasetStore
     domains: DomainService
     persons: PersonService
     faces: FaceService
@@ -47,18 +51,27 @@ def build_services(settings: Settings) -> Services:
     database = Database(settings)
     embedder = EmbedderClient(settings.embedder_address)
     packs = PackStore(settings.models_dir)
+    datasets = DatasetStore(settings, packs)
     return Services(
         settings=settings,
         database=database,
         embedder=embedder,
         packs=packs,
+        datasets=datasets,
         domains=DomainService(settings, database, packs),
         persons=PersonService(database),
         faces=FaceService(settings, database, embedder, packs),
-        recognition=RecognitionController(
-            settings, {"pgvector": PgvectorRecognition(settings, database, embedder, packs)}
-        ),
+        recognition=_recognition(settings, database, datasets, embedder, packs),
     )
+
+
+def _recognition(
+    settings: Settings, database: Database, datasets: DatasetStore, embedder: EmbedderClient, packs: PackStore
+) -> RecognitionController:
+    pkl = PklRecognition(datasets)
+    if not settings.vector_db_enabled:
+        return RecognitionController(pkl, None, embedder, packs)
+    return RecognitionController(PgvectorRecognition(settings, database, CircuitBreaker()), pkl, embedder, packs)
 
 
 def services() -> Services:

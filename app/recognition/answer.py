@@ -34,7 +34,7 @@ def build_answer(result: RecognitionResult, *, request_id: str, elapsed_s: float
         "threshold": result.threshold,
         "request_id": request_id,
         "timings_ms": {stage: round(ms, 2) for stage, ms in result.timings_ms.items()},
-    }
+    } | ({"fallback_reason": result.fallback_reason.value} if result.fallback_reason else {})
 
 
 def box_to_json(box: Box) -> dict[str, int]:

@@ -1,20 +1,29 @@
-"""Recognition over PostgreSQL and pgvector."""
+"""Galleries in PostgreSQL, searched with pgvector."""
 
-import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
-import structlog
+from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db.domains import load_gallery
+from app.db.domains import Gallery, load_gallery
 from app.db.session import Database
-from app.db.vectors import PersonHit, ProbeHits, SearchOptions, search
-from app.embedder.client import EmbedderClient
-from app.recognition.matching import Candidate, decide
-from app.recognition.service import FaceResult, RecognitionRequest, RecognitionResult
-from app.vision.faces import Analysis, Face, Float32Array
-from app.vision.packs import Calibration, PackStore
+from app.db.vectors import PersonHit, SearchOptions, search
+from app.deadline import Deadline
+from app.errors import DomainNotMigrated
+from app.recognition.breaker import CircuitBreaker
+from app.recognition.matching import Candidate
+from app.recognition.patience import within
+from app.recognition.service import FaceHits, SearchQuery
+from app.vision.faces import Float32Array
 
-log = structlog.stdlib.get_logger("facedex.recognition")
+T = TypeVar("T")
+
+# Looking a domain up takes a millisecond. A server that needs so much longer has stopped answering.
+_LOOKUP_S: Final = 3.0
+# A server that works ends a statement itself when its time is over; only then is it given up.
+_GRACE_S: Final = 0.5
 
 
 class PgvectorRecognition:
@@ -22,77 +31,71 @@ class PgvectorRecognition:
 
     mode = "pgvector"
 
-    def __init__(self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore) -> None:
+    def __init__(self, settings: Settings, database: Database, breaker: CircuitBreaker) -> None:
         self._settings = settings
         self._database = database
-        self._embedder = embedder
-        self._packs = packs
-        self._calibrations: dict[tuple[str, str], Calibration] = {}
+        self._breaker = breaker
 
-    def recognize(self, request: RecognitionRequest) -> RecognitionResult:
-        """As `RecognitionService.recognize`. Holds no database connection while the pool works."""
-        started_s = time.monotonic()
-        with self._database.transaction(request.deadline.remaining_s()) as session:
-            load_gallery(session, request.domain)  # an unknown domain costs no worker
-        analysis = self._embedder.analyze(request.image, deadline=request.deadline, request_id=request.request_id)
-        log.info(f"[pgvector] Found {len(analysis.faces)} faces")
-        calibration = self._calibration(analysis)
-        threshold = calibration.threshold if request.threshold is None else request.threshold
+    def open(self, domain: str, deadline: Deadline) -> "PgvectorGallery":
+        """As `RecognitionService.open`."""
+        limit_s = min(_LOOKUP_S, deadline.remaining_s())
+        found = self._ask(lambda session: load_gallery(session, domain), limit_s, patience_s=_LOOKUP_S)
+        return PgvectorGallery(self, found)
+
+    def search(
+        self, domain: str, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> list[FaceHits]:
+        """As `OpenGallery.search`. The domain is looked up again: no connection was held since."""
         options = SearchOptions(
-            # Two persons at the least: the lead over the second decides.
-            top_k=max(request.top_k, 2),
-            threshold=threshold,
-            margin=calibration.margin,
+            top_k=query.top_k,
+            threshold=query.threshold,
+            margin=query.margin,
             exact_max_rows=self._settings.search_exact_max_rows,
             ef_search=self._settings.search_ef,
         )
-        searched_s = time.monotonic()
-        domain, hits = self._search(request, analysis, options)
-        search_ms = (time.monotonic() - searched_s) * 1000
-        faces = tuple(
-            self._judge(number, face, found, options, request.top_k)
-            for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
-        )
-        named = {face.candidates[0].label for face in faces if face.decision == "match"}
-        log.info(f"[pgvector] Recognition completed in {time.monotonic() - started_s:.2f}s, found {len(named)} persons")
-        return RecognitionResult(
-            mode=self.mode,
-            domain=domain,
-            model=analysis.model,
-            calibration=calibration,
-            threshold=threshold,
-            width_px=analysis.width_px,
-            height_px=analysis.height_px,
-            faces=faces,
-            timings_ms=analysis.timings_ms | {"search": search_ms},
-        )
 
-    def _search(
-        self, request: RecognitionRequest, analysis: Analysis, options: SearchOptions
-    ) -> tuple[str, list[ProbeHits]]:
-        """The domain's name, and what was found for each face."""
-        with self._database.transaction(request.deadline.remaining_s()) as session:
-            gallery = load_gallery(session, request.domain)
-            gallery.require_contract(analysis.contract)
-            return gallery.name, search(session, gallery, _embeddings(analysis), options)
+        def work(session: Session) -> list[FaceHits]:
+            gallery = load_gallery(session, domain)
+            if not gallery.complete:
+                raise DomainNotMigrated(f"Domain {domain!r} is being migrated into the database.")
+            gallery.require_contract(query.contract)
+            hits = search(session, gallery, list(probes), options)
+            return [FaceHits(tuple(map(_candidate, found.persons)), found.path.value) for found in hits]
 
-    @staticmethod
-    def _judge(number: int, face: Face, found: ProbeHits, options: SearchOptions, top_k: int) -> FaceResult:
-        candidates = tuple(_candidate(hit) for hit in found.persons)
-        log.info(f"[pgvector] Found {len(candidates)} matches for face {number}", path=found.path.value)
-        decision = decide(candidates, threshold=options.threshold, margin=options.margin)
-        return FaceResult(face, decision, candidates[:top_k])
+        limit_s = deadline.remaining_s()
+        return self._ask(work, limit_s, patience_s=max(_LOOKUP_S, limit_s))
 
-    def _calibration(self, analysis: Analysis) -> Calibration:
-        key = (analysis.model, analysis.contract)
-        if key not in self._calibrations:
-            self._calibrations[key] = self._packs.get(analysis.model).manifest.calibration
-        return self._calibrations[key]
+    def _ask(self, work: Callable[[Session], T], limit_s: float, *, patience_s: float) -> T:
+        """One transaction: `limit_s` is the server's for each statement, `patience_s` ours for the server."""
+
+        def transaction() -> T:
+            with self._database.transaction(limit_s) as session:
+                return work(session)
+
+        with self._breaker.guard():
+            return within(patience_s + _GRACE_S, transaction)
 
 
-def _embeddings(analysis: Analysis) -> list[Float32Array]:
-    embeddings = [face.embedding for face in analysis.faces]
-    return [embedding for embedding in embeddings if embedding is not None]
+@dataclass(frozen=True, slots=True)
+class PgvectorGallery:
+    """A domain of the database."""
+
+    service: PgvectorRecognition
+    gallery: Gallery
+
+    @property
+    def domain(self) -> str:
+        """As `OpenGallery.domain`."""
+        return self.gallery.name
+
+    @property
+    def complete(self) -> bool:
+        """As `OpenGallery.complete`."""
+        return self.gallery.complete
+
+    def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
+        """As `OpenGallery.search`."""
+        return self.service.search(self.domain, probes, query, deadline)
 
 
 def _candidate(hit: PersonHit) -> Candidate:

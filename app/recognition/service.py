@@ -1,11 +1,13 @@
 """The interface of every recognition service, what it is asked and what it answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from app.deadline import Deadline
 from app.recognition.matching import Candidate, Decision
-from app.vision.faces import Face
+from app.vision.faces import Face, Float32Array
 from app.vision.packs import Calibration
 
 
@@ -39,9 +41,19 @@ class FaceResult:
     candidates: tuple[Candidate, ...]
 
 
+class FallbackReason(StrEnum):
+    """Why the PKL service answered where pgvector was chosen."""
+
+    NOT_MIGRATED = "not_migrated"
+    """The domain is not, or not completely, in the database."""
+
+    DATABASE_UNAVAILABLE = "database_unavailable"
+    """The database could not be reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecognitionResult:
-    """What a service found in one probe.
+    """What was found in one probe.
 
     Attributes:
         mode: the service that answered: `pgvector` or `pkl`.
@@ -52,6 +64,7 @@ class RecognitionResult:
         width_px, height_px: size of the probe as a viewer shows it.
         faces: largest first.
         timings_ms: decode, detect, embed, search.
+        fallback_reason: why it is not the service that the configuration chose; None where it is.
     """
 
     mode: str
@@ -63,19 +76,71 @@ class RecognitionResult:
     height_px: int
     faces: tuple[FaceResult, ...]
     timings_ms: dict[str, float]
+    fallback_reason: FallbackReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """How to search a gallery.
+
+    Attributes:
+        contract: id of the probes' embedding contract.
+        top_k: persons to find per probe.
+        threshold: largest cosine distance that counts as the same person's.
+        margin: least lead, in distance, of the first person over the second.
+    """
+
+    contract: str
+    top_k: int
+    threshold: float
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaceHits:
+    """What was found for one probe, nearest first; `path` is the way it was found, for the log."""
+
+    candidates: tuple[Candidate, ...]
+    path: str
+
+
+class OpenGallery(Protocol):
+    """A domain's gallery that a service found."""
+
+    @property
+    def domain(self) -> str:
+        """The domain's name."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """False while its first migration has not finished: it must not be searched then."""
+        ...
+
+    def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
+        """The nearest persons for each probe.
+
+        Args:
+            probes: float32, (D,) each, unit length.
+
+        Raises:
+            ContractMismatch: the gallery's templates are another model's.
+            DomainNotFound, DomainNotMigrated: the domain was deleted meanwhile, and perhaps made anew.
+            DatabaseError: as its name says.
+        """
+        ...
 
 
 class RecognitionService(Protocol):
-    """Names the faces of one picture from one domain's gallery."""
+    """Finds galleries in one kind of storage."""
 
     mode: str
 
-    def recognize(self, request: RecognitionRequest) -> RecognitionResult:
-        """Search the domain's gallery with every face of the probe.
+    def open(self, domain: str, deadline: Deadline) -> OpenGallery:
+        """The domain's gallery; costs no worker of the pool.
 
         Raises:
-            DomainNotFound: no such domain.
-            ContractMismatch: the domain's templates are another model's.
-            ImageError, EmbedderError, DatabaseError: as their names say.
+            DomainNotFound: there is none of that name.
+            ContractMismatch, DatasetUnavailable, DatabaseError: as their names say.
         """
         ...
