@@ -2,6 +2,7 @@
 
 import re
 from typing import Final
+from urllib.parse import unquote
 
 from app.errors import InvalidName
 from app.names import clean_name
@@ -11,6 +12,19 @@ _DIGITS: Final = "0123456789"
 _SEPARATORS: Final = " _-."
 # Neither control characters nor lone surrogates can be stored as text.
 _UNSTORABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+# Where the pictures of a dataset that Facedex wrote are said to lie, a folder for each person.
+_EXPORT_FOLDER: Final = "facedex-export"
+# What would not stay one folder's name.
+_ESCAPES: Final = {"%": "%25", "/": "%2F", "\\": "%5C"}
+_DOTS: Final = {".": "%2E", "..": "%2E%2E"}
+
+
+def export_identity(label: str, name: str) -> str:
+    """The path of a picture `name` of a person, for a dataset that Facedex writes: any label comes back from it."""
+    folder = _DOTS.get(label) or "".join(_ESCAPES.get(char, char) for char in label)
+    return f"{_EXPORT_FOLDER}/{folder}/{name}"
 
 
 class FolderLayout:
@@ -73,7 +87,9 @@ def raw_label(identity: str, root: str | None) -> str:
         root: `FolderLayout.root`.
     """
     folder, file_name = _split(identity)
-    person = folder.rpartition("/")[2]
+    above, _, person = folder.rpartition("/")
+    if above == _EXPORT_FOLDER:
+        return unquote(person)
     if folder == root or person in ("", ".", ".."):
         return _without_number(file_name)
     return person

@@ -4,6 +4,8 @@ import re
 from typing import Final, Literal
 
 UNKNOWN_MODEL: Final = "unknown"
+# Of the names that `app.datasets.contracts` gives to models which DeepFace does not have.
+OWN_MODEL_PREFIX: Final = "facedex"
 
 # DeepFace's names in lower case, and the lengths that each model's vectors had over the years.
 # Source: `deepface/models/facial_recognition`.
@@ -31,11 +33,12 @@ _FILE_NAMES: Final = (
 
 
 def model_and_detector(file_name: str) -> tuple[str, str | None]:
-    """What DeepFace's name for a file says: the model, `unknown` where it is none of DeepFace's, and the detector."""
+    """What DeepFace's name for a file says: the model, `unknown` where it is none of DeepFace's or ours, and the detector."""
     stem = file_name.lower().rpartition(".")[0]
     for pattern in _FILE_NAMES:
         if found := pattern.fullmatch(stem):
-            model = _BY_BARE_NAME.get(re.sub("[-_]", "", found["model"]), UNKNOWN_MODEL)
+            bare = re.sub("[-_]", "", found["model"])
+            model = bare if bare.startswith(OWN_MODEL_PREFIX) else _BY_BARE_NAME.get(bare, UNKNOWN_MODEL)
             return model, found.groupdict().get("detector")
     return UNKNOWN_MODEL, None
 

@@ -1,11 +1,12 @@
 """Which datasets fit which packs."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from app.datasets.contracts import deepface_model, fits_contract
+from app.datasets.labels import export_identity, label_of
+from app.datasets.names import deepface_file_name, model_and_detector
 from tests import packs
 
 
@@ -32,6 +33,16 @@ def test_deepfaces_arcface_fits_no_arcface_pack(tmp_path: Path) -> None:
 
 def test_a_contract_without_a_name_at_deepface_names_itself_in_a_file_name() -> None:
     named = deepface_model("arcface-112:512:b7120c095d60094f")
-    assert named == "arcface-112-512-b7120c095d60094f"
-    assert re.fullmatch(r"[a-z0-9.-]+", named)
+    assert named == "facedexarcface112512b7120c095d60094f"
+    for form in ("pkl", "npz"):
+        assert model_and_detector(deepface_file_name(named, "skip", form=form)) == (named, "skip")
     assert not fits_contract(named, "arcface-112:512:0000000000000000")
+
+
+@pytest.mark.parametrize(
+    "label", ["Alice", "a/b", "a\\b", "100 %", "%2F", ".", "..", "Škoda 😀", "room 12", "facedex-export", "x" * 200]
+)
+def test_any_label_comes_back_from_the_path_that_an_export_gives_it(label: str) -> None:
+    assert label_of(export_identity(label, "1.jpg"), None) == label
+    # Whatever folder is held to be everybody's: a domain of one person has one folder only.
+    assert label_of(export_identity(label, "1.jpg"), export_identity(label, "")[:-1]) == label
