@@ -50,7 +50,7 @@ def write_deepface(path: Path, rows: Iterable[DatasetRow], *, form: Form = "pkl"
     write = _write_pickle if form == "pkl" else _write_npz
     try:
         with _replacing(path) as file:
-            return write(file, _of_one_length(rows))
+            return write(file, _of_one_length(rows), path.parent)
     except OSError as error:
         raise DatasetNotWritten(f"The dataset could not be written: {error.strerror or 'the disk refuses'}.") from error
 
@@ -74,7 +74,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     # Faces are personal: for nobody but the owner, unless the file that is replaced says otherwise.
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     try:
-        with open(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "w+b") as file:
+        beside.touch(mode, exist_ok=False)
+        with beside.open("r+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -97,7 +98,7 @@ def _box(row: DatasetRow) -> tuple[int, int, int, int]:
     return (row.box.x, row.box.y, row.box.w, row.box.h) if row.box and row.embedding is not None else _NO_BOX
 
 
-def _write_pickle(file: IO[bytes], rows: Iterable[DatasetRow]) -> int:
+def _write_pickle(file: IO[bytes], rows: Iterable[DatasetRow], _: Path) -> int:
     """A list to which one dict after the other is appended."""
     count = 0
     start, stop = pickle.PROTO + bytes([_PROTOCOL]), pickle.STOP
@@ -112,13 +113,13 @@ def _write_pickle(file: IO[bytes], rows: Iterable[DatasetRow]) -> int:
     return count
 
 
-def _write_npz(file: IO[bytes], rows: Iterable[DatasetRow]) -> int:
+def _write_npz(file: IO[bytes], rows: Iterable[DatasetRow], folder: Path) -> int:
     """An archive of one array a column. The vectors wait in a file of their own until their number is known."""
     identities: list[str] = []
     present: list[bool] = []
     boxes: list[tuple[int, int, int, int]] = []
     dimension = 0
-    with tempfile.TemporaryFile(dir=Path(file.name).parent) as vectors:
+    with tempfile.TemporaryFile(dir=folder) as vectors:
         for row in rows:
             identities.append(row.identity)
             boxes.append(_box(row))

@@ -27,6 +27,7 @@ _LOOK_AHEAD: Final = BYTES_MAX + 16
 _INTEGER_MAX_BYTES: Final = 8
 _LINE_MAX_BYTES: Final = 200
 # A number with the instruction before it, as they repeat in the file.
+_BYTE: Final = struct.Struct("B")
 _FLOAT_RUN: Final = np.dtype([("opcode", "u1"), ("value", ">f8")])
 
 # What a token is, and its argument: one Python value; float32 numbers; where to remember the topmost value (None: next
@@ -95,9 +96,9 @@ class Tokens:
         """
         readers = self._readers
         while True:
-            if len(self._buffer) - self._at < _LOOK_AHEAD and self._unread:
+            if self._unread and len(self._buffer) - self._at < _LOOK_AHEAD:
                 self._fill()
-            opcode = self._take(1)[0]
+            opcode = self._number(_BYTE)
             reader = readers.get(opcode)
             if reader is None:
                 raise self._refusal(opcode)
@@ -123,7 +124,7 @@ class Tokens:
     def _take(self, count: int) -> bytes:
         data = self._buffer[self._at : self._at + count]
         if len(data) < count:
-            raise InvalidDataset("The pickle is truncated.")
+            raise _truncated()
         self._at += count
         return data
 
@@ -157,7 +158,11 @@ class Tokens:
         yield pickle.FRAME[0], self._frame
 
     def _number(self, fixed: struct.Struct) -> int:
-        value: int = fixed.unpack(self._take(fixed.size))[0]
+        try:
+            value: int = fixed.unpack_from(self._buffer, self._at)[0]
+        except struct.error as error:
+            raise _truncated() from error
+        self._at += fixed.size
         return value
 
     def _integer(self, fixed: struct.Struct) -> Token:
@@ -183,7 +188,7 @@ class Tokens:
         start = self._at - 1
         fitting = min(RUN_MAX, (len(self._buffer) - start) // _FLOAT_RUN.itemsize)
         if not fitting:
-            raise InvalidDataset("The pickle is truncated.")
+            raise _truncated()
         numbers = np.frombuffer(self._buffer, _FLOAT_RUN, fitting, start)
         others = numbers["opcode"] != pickle.BINFLOAT[0]
         length = int(others.argmax()) or fitting
@@ -201,7 +206,7 @@ class Tokens:
         return self._take(end + 1 - self._at)[:-1].decode("latin-1")
 
     def _protocol(self) -> None:
-        if self._position != 1 or not 2 <= self._take(1)[0] <= pickle.HIGHEST_PROTOCOL:
+        if self._position != 1 or not 2 <= self._number(_BYTE) <= pickle.HIGHEST_PROTOCOL:
             raise InvalidDataset("The pickle is of an unknown protocol.")
 
     def _frame(self) -> None:
@@ -212,3 +217,7 @@ class Tokens:
 
 def _token(kind: str, argument: Any) -> Token:
     return kind, argument
+
+
+def _truncated() -> InvalidDataset:
+    return InvalidDataset("The pickle is truncated.")

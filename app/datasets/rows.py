@@ -93,7 +93,7 @@ class ReadLimits:
     max_rows: int = 10_000_000
     memory_bytes: int = 1024 * MIB
     cpu_s: float = 10.0
-    cpu_s_per_mib: float = 0.1
+    cpu_s_per_mib: float = 0.3
     silence_s: float = 120.0
 
 
