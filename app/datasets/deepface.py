@@ -25,8 +25,8 @@ _SUFFIXES: Final = (".pkl", ".npz")
 _SIGNATURE_SUFFIX: Final = ".ldsa"
 _NAMED_MAX: Final = 5
 _MAGIC_BYTES: Final = 2
-_PICKLE_PROTO: Final = b"\x80"
-_FORMS: Final = {b"PK": "npz"}
+_PICKLE: Final = b"\x80"
+_ZIP: Final = b"PK"
 _OTHERS: Final = {
     b"\x1f\x8b": "gzip",
     b"BZ": "bzip2",
@@ -50,7 +50,7 @@ def find_dataset(path: Path) -> Path:
             _require_file(path.stat().st_mode, path)
             return path
         found = sorted(entry for entry in path.iterdir() if _is_dataset(entry))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise _not_found(path) from error
     if not found:
         raise DatasetNotFound(f"The folder {shown(path)} holds no dataset, that is, no .pkl or .npz file.")
@@ -69,7 +69,7 @@ def describe(path: Path) -> DatasetInfo:
     path = find_dataset(path)
     model, detector = model_and_detector(path.name)
     with _opened(path) as (handle, size):
-        form = _form(os.pread(handle, _MAGIC_BYTES, 0))
+        form = _form(handle)
         with open(handle, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     signed = path.with_name(path.name + _SIGNATURE_SUFFIX).exists()
@@ -91,6 +91,7 @@ def read_batches(
         report: is filled with what was read and what could not be used, while it is read.
 
     Raises:
+        At the first row or later:
         DatasetNotFound, AmbiguousDataset: as `find_dataset`.
         UnsafeDataset: the file asks for code to be run. None was.
         InvalidDataset: it is truncated, damaged or no dataset.
@@ -102,7 +103,7 @@ def read_batches(
     with _opened(path) as (handle, size):
         if size > limits.max_bytes:
             raise DatasetTooLarge(f"The dataset has {size} bytes; {limits.max_bytes} are read at most.")
-        _form(os.pread(handle, _MAGIC_BYTES, 0))
+        _require_readable(handle)
         with parser(handle, size, limits, allow_numpy=allow_numpy) as running:
             for header, raw in running.frames():
                 try:
@@ -158,9 +159,20 @@ def _not_found(path: Path) -> DatasetNotFound:
     return DatasetNotFound(f"There is no dataset {shown(path)}, or it may not be read.")
 
 
-def _form(magic: bytes) -> str:
+def _require_readable(handle: int) -> bytes:
+    """The file's first bytes, unless they tell what it is instead of a dataset."""
+    magic = os.pread(handle, _MAGIC_BYTES, 0)
     if not magic:
         raise InvalidDataset("The dataset is empty.")
     if magic in _OTHERS:
         raise InvalidDataset(f"The file is {_OTHERS[magic]}, which is not read: neither a pickle nor an .npz archive.")
-    return _FORMS.get(magic, "pickle")
+    return magic
+
+
+def _form(handle: int) -> str:
+    magic = _require_readable(handle)
+    if magic == _ZIP:
+        return "npz"
+    if magic[:1] != _PICKLE:
+        raise InvalidDataset("The file is neither a pickle nor an .npz archive.")
+    return "pickle"

@@ -50,3 +50,12 @@ def deepface_file_name(model: str, detector: str, *, form: Literal["pkl", "npz"]
     """
     parts = ("ds", "model", model, "detector", detector, "aligned", "normalization", "base", "expand", "0")
     return "_".join(parts).replace("-", "").lower() + f".{form}"
+
+
+def picture_identity(label: str, number: int) -> str:
+    """A path for a person's picture where none is kept, from which `app.datasets.labels` tells the person again.
+
+    Slashes, which part folders, become others that look alike: in labels that have one, it is another character afterwards.
+    """
+    folder = label.replace("/", "\N{DIVISION SLASH}").replace("\\", "\N{REVERSE SOLIDUS OPERATOR}")
+    return f"{folder}/{folder}_{number}.jpg"

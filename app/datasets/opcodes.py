@@ -26,8 +26,8 @@ _READ_BYTES: Final = 4 * 1024**2
 _LOOK_AHEAD: Final = BYTES_MAX + 16
 _INTEGER_MAX_BYTES: Final = 8
 _LINE_MAX_BYTES: Final = 200
-# A number with the instruction before it, as they repeat in the file.
 _BYTE: Final = struct.Struct("B")
+# A number with the instruction before it, as they repeat in the file.
 _FLOAT_RUN: Final = np.dtype([("opcode", "u1"), ("value", ">f8")])
 
 # What a token is, and its argument: one Python value; float32 numbers; where to remember the topmost value (None: next

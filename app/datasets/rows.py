@@ -89,7 +89,7 @@ class ReadLimits:
         silence_s: how long that process may say nothing.
     """
 
-    max_bytes: int = 8 * 1024 * MIB
+    max_bytes: int = 4 * 1024 * MIB
     max_rows: int = 10_000_000
     memory_bytes: int = 1024 * MIB
     cpu_s: float = 10.0

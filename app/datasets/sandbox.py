@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import structlog
 from app.datasets import child
 from app.datasets.frames import LENGTHS_BYTES, FrameError, parse_lengths
 from app.datasets.rows import MIB, ReadLimits
+from app.deadline import Deadline
 from app.errors import DatasetError, DatasetTooLarge, InvalidDataset, UnsafeDataset
 
 log = structlog.stdlib.get_logger("facedex.datasets")
@@ -64,10 +64,11 @@ class Parser:
 
     def _read(self, count: int) -> bytes:
         assert self._process.stdout is not None
-        pipe, data, deadline = self._process.stdout.fileno(), bytearray(), time.monotonic() + self._silence_s
+        pipe, data, deadline = self._process.stdout.fileno(), bytearray(), Deadline.after(self._silence_s)
+        answer = select.poll()  # not select(), which knows no descriptor above 1023
+        answer.register(pipe, select.POLLIN)
         while len(data) < count:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not answer.poll(deadline.remaining_s() * 1000):
                 raise DatasetTooLarge(f"The dataset took more than {self._silence_s:g} s to parse.")
             part = os.read(pipe, min(count - len(data), MIB))
             if not part:
