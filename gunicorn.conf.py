@@ -4,9 +4,14 @@ import math
 import os
 import shutil
 
-from app.config import load_settings
+from app.config import SettingsError, load_settings, reload_settings
 
-_settings = load_settings()
+try:
+    _settings = reload_settings()  # SIGHUP executes this file again
+except SettingsError:
+    if not load_settings.cache_info().currsize:
+        raise
+    _settings = load_settings()  # `.env` is broken now: the web goes on with what it has
 
 wsgi_app = "wsgi:app"
 proc_name = "facedex-web"

@@ -1,13 +1,16 @@
 """Whether the service lives, and whether it can answer."""
 
-from typing import Any
+from typing import Any, Final
 
 from flask import Blueprint, Response, g, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.api.metrics import metrics_response
 from app.api.wiring import services
-from app.errors import FacedexError, PoolBusy, WorkerTimeout
+from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
+from app.recognition.patience import within
+
+_DATABASE_PATIENCE_S: Final = 3.0
 
 bp = Blueprint("health", __name__)
 
@@ -20,24 +23,30 @@ def live() -> ResponseReturnValue:
 
 @bp.get("/readyz")
 def ready() -> Response:
-    """Ready: database, pool and model work. 503 with the reasons otherwise."""
+    """Ready: pool and model work, and the database or, where it is away or switched off, a dataset. 503 with the reasons else.
+
+    `degraded` where the database is away, and domains that have a dataset are answered from it: taking such a service out of
+    a load balancer would turn a part of the answers missing into all of them.
+    """
     checks = {"database": _check_database(), "pool": _check_pool(), "model": _check_model()}
+    if (datasets := _check_datasets()) is not None:
+        checks["datasets"] = datasets
     if checks["pool"]["ok"] and checks["model"]["ok"] and (loaded := checks["pool"].get("model")):
         wanted = checks["model"]["name"]
         if loaded != wanted:
             checks["model"] = _bad(f"the pool has {loaded} loaded, {wanted} is chosen: restart the service")
-    is_ready = all(check["ok"] for check in checks.values())
-    reasons = [f"{name}: {check['problem']}" for name, check in checks.items() if not check["ok"]]
+    failed = {name for name, check in checks.items() if not check["ok"]}
+    degraded = failed == {"database"} and datasets is not None and datasets["usable"] > 0
     response = jsonify(
         {
-            "status": "ready" if is_ready else "unavailable",
+            "status": "ready" if not failed else "degraded" if degraded else "unavailable",
             "checks": checks,
-            "reasons": reasons,
+            "reasons": [f"{name}: {checks[name]['problem']}" for name in checks if name in failed],
             "request_id": g.request_id,
         }
     )
-    response.status_code = 200 if is_ready else 503
-    if not is_ready:
+    if failed and not degraded:
+        response.status_code = 503
         response.headers["Retry-After"] = "2"
     return response
 
@@ -54,10 +63,24 @@ def _bad(problem: str) -> dict[str, Any]:
 
 def _check_database() -> dict[str, Any]:
     try:
-        services().database.check_ready()
+        within(_DATABASE_PATIENCE_S, services().database.check_ready)
+    except DatabaseDisabled:
+        return {"ok": True, "disabled": True}
     except FacedexError as error:
         return _bad(str(error))
     return {"ok": True}
+
+
+def _check_datasets() -> dict[str, Any] | None:
+    """How many domains have a dataset, and how many of these can be searched. No names: nobody has to show a key for this."""
+    found = services().datasets.report()
+    if not found and services().settings.vector_db_enabled:
+        return None
+    usable = sum(1 for status in found if status.rows)
+    counts = {"domains": len(found), "usable": usable, "with_problems": sum(1 for status in found if status.problem)}
+    if found and not usable and not services().settings.vector_db_enabled:
+        return _bad(f"none of the {len(found)} datasets can be used: `flask doctor` says why") | counts
+    return {"ok": True} | counts
 
 
 def _check_pool() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.api.wiring import Services, services
 from app.db.migrate import current_revision, head_revision
 from app.db.partitions import index_state
-from app.errors import FacedexError, PoolBusy, WorkerTimeout
+from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
 
 _DISK_LOW_BYTES: Final = 2 * 1024**3
 _SERVE: Final = "start scripts/serve with this STORAGE_DIR"
@@ -30,7 +30,7 @@ class Finding:
 @click.command("doctor")
 @with_appcontext
 def doctor() -> None:
-    """Examine database, extension, indexes, model, pool and disk: what is wrong and how to mend it."""
+    """Examine database, extension, indexes, datasets, model, pool and disk: what is wrong and how to mend it."""
     findings = [finding for examine in _EXAMINATIONS for finding in _run(examine)]
     for finding in findings:
         click.echo(f"{'WRONG' if finding.cure else 'ok':<6} {finding.part:<10} {finding.says}")
@@ -43,6 +43,8 @@ def doctor() -> None:
 def _run(examine: Callable[[Services], list[Finding]]) -> list[Finding]:
     try:
         return examine(services())
+    except DatabaseDisabled:
+        return []
     except FacedexError as error:
         return [Finding(examine.__name__.strip("_"), str(error), _cure(error))]
 
@@ -99,6 +101,18 @@ def _indexes(found: Services) -> list[Finding]:
     return findings or [Finding("indexes", f"{domains} domains, every index valid")]
 
 
+def _datasets(found: Services) -> list[Finding]:
+    findings = []
+    for status in found.datasets.report():
+        says = f"domain {status.domain!r}: {status.persons} persons, {status.rows} embeddings"
+        cure = "put a dataset in its place that can be read: docs/operating.md" if status.problem else ""
+        findings.append(Finding("datasets", f"{says}; {status.problem}" if status.problem else says, cure))
+    if not findings and not found.settings.vector_db_enabled:
+        says = "there is none, and the database is switched off (VECTOR_DB_ENABLED=false)"
+        return [Finding("datasets", says, "put a DeepFace dataset into storage/pkl/<domain>/")]
+    return findings
+
+
 def _model(found: Services) -> list[Finding]:
     manifest = found.packs.verify(found.packs.active_name(found.settings.face_model)).manifest
     return [Finding("model", f"{manifest.name}, digests right, licence: {manifest.licence.name}")]
@@ -125,4 +139,4 @@ def _disk(found: Services) -> list[Finding]:
     return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {storage}", cure)]
 
 
-_EXAMINATIONS = (_database, _extension, _indexes, _model, _pool, _disk)
+_EXAMINATIONS = (_database, _extension, _indexes, _datasets, _model, _pool, _disk)

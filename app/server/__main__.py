@@ -10,17 +10,13 @@ import time
 from pathlib import Path
 from typing import IO, Final
 
-from sqlalchemy import create_engine
-
 from app.api.auth import create_admin_key
-from app.config import PROJECT_ROOT, Settings, SettingsError, load_settings
-from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import upgrade
-from app.db.session import database_url
+from app.config import ENV_FILE, PROJECT_ROOT, Settings, SettingsError, load_settings
 from app.errors import FacedexError
 from app.logs import configure_logging
-from app.server.children import Child
+from app.server.parts import CannotStart, prepare_datasets, say, start_database, start_pool_and_web
 from app.server.readiness import ask_ready
+from app.server.reload import reload
 from app.server.supervisor import Stopped, Supervisor
 from app.vision.packs import DEFAULT_PACK, PackStore
 
@@ -28,10 +24,6 @@ _READY_WITHIN_S: Final = 120.0
 # A part that dies so often before the service was ever ready will not get better.
 _DEATHS_AT_START: Final = 3
 _PYTHON: Final = sys.executable
-
-
-class CannotStart(Exception):
-    """The service cannot start; the message says why and what to do."""
 
 
 def main() -> int:
@@ -54,11 +46,11 @@ def main() -> int:
     except Stopped:
         pass
     except (CannotStart, FacedexError) as error:
-        _say(f"cannot start: {error}")
+        say(f"cannot start: {error}")
         return 1
     finally:
         supervisor.stop()
-    _say("stopped")
+    say("stopped")
     return 0
 
 
@@ -76,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, help="worker processes of the pool (EMBEDDER_WORKERS; default: the cores)"
     )
+    parser.add_argument("--env-file", metavar="FILE", type=Path, help="file of settings (ENV_FILE; default .env)")
     return parser.parse_args()
 
 
@@ -86,6 +79,7 @@ def _set_environment(arguments: argparse.Namespace) -> None:
         "PORT": arguments.port,
         "STORAGE_DIR": arguments.storage and arguments.storage.resolve(),
         "EMBEDDER_WORKERS": arguments.workers,
+        ENV_FILE: arguments.env_file and arguments.env_file.resolve(),
     }
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
@@ -96,22 +90,23 @@ def _prepare_storage(settings: Settings) -> None:
             settings.storage_dir.mkdir(parents=True)
             if os.getuid() == 0:  # the database's own user has to pass through to its folder, and can list nothing
                 settings.storage_dir.chmod(0o711)
-        for folder in (settings.run_dir, settings.logs_dir, settings.models_dir):
+        for folder in (settings.run_dir, settings.logs_dir, settings.models_dir, settings.pkl_dir):
             folder.mkdir(parents=True, exist_ok=True)
         settings.run_dir.chmod(0o700)
         if settings.run_dir.stat().st_uid != os.getuid():
             raise CannotStart(f"{settings.run_dir} belongs to another user.")
         if create_admin_key(settings.admin_key_file):
-            _say(f"created the admin API key in {settings.admin_key_file}")
+            say(f"created the admin API key in {settings.admin_key_file}")
     except OSError as error:
         raise CannotStart(f"{error.filename} cannot be used: {error.strerror}.") from error
 
 
 class _exclusive:  # noqa: N801 -- a context manager, used like a function
-    """Holds the storage folder: a second service on the same data would fight over it."""
+    """Holds the storage folder: a second service on the same data would fight over it. Says whom to signal in `serve.pid`."""
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.run_dir / "serve.lock"
+        self._pid_path = settings.run_dir / "serve.pid"
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> None:
@@ -122,9 +117,11 @@ class _exclusive:  # noqa: N801 -- a context manager, used like a function
             raise CannotStart(
                 "another Facedex runs with this storage folder; use --storage DIR for a second one."
             ) from None
+        self._pid_path.write_text(f"{os.getpid()}\n")
 
     def __exit__(self, *_exc: object) -> None:
         if self._file is not None:
+            self._pid_path.unlink(missing_ok=True)
             self._file.close()
 
 
@@ -132,14 +129,13 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
     started_s = time.monotonic()
     _check_port(settings)
     _prepare_model(settings)
-    if settings.vector_db_url is None:
-        _start_database(settings, supervisor)
-    supervisor.check_stopped()
-    _migrate(settings)
-    _start_pool_and_web(settings, supervisor)
+    if settings.vector_db_enabled:
+        start_database(settings, supervisor)
+    prepare_datasets(settings, supervisor)
+    start_pool_and_web(settings, supervisor)
     _wait_until_ready(settings, supervisor)
     _announce(settings, time.monotonic() - started_s)
-    supervisor.run()
+    supervisor.run(lambda: reload(supervisor))
 
 
 def _check_port(settings: Settings) -> None:
@@ -155,58 +151,19 @@ def _check_port(settings: Settings) -> None:
 def _prepare_model(settings: Settings) -> None:
     store = PackStore(settings.models_dir)
     if DEFAULT_PACK not in store.names():
-        _say("preparing the model pack dlib (once)")
+        say("preparing the model pack dlib (once)")
         done = subprocess.run(
             [_PYTHON, "-m", "app.server.prepare_model"], check=False, stderr=subprocess.PIPE, text=True
         )
         if done.returncode != 0:
             raise CannotStart(f"the model pack dlib could not be prepared: {done.stderr.strip() or done.returncode}")
     pack = store.active(settings.face_model)
-    _say(f"model pack {pack.manifest.name}, licence: {pack.manifest.licence.name}")
-
-
-def _start_database(settings: Settings, supervisor: Supervisor) -> None:
-    server = EmbeddedPostgres(settings)
-    _say("starting the database")
-    server.prepare()
-    supervisor.start("database", server.start, stop_timeout_s=30)
-
-
-def _migrate(settings: Settings) -> None:
-    engine = create_engine(database_url(settings), hide_parameters=True, connect_args={"connect_timeout": 10})
-    try:
-        upgrade(engine)
-    finally:
-        engine.dispose()
-
-
-def _start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
-    env = os.environ | {
-        # One core, one worker, one thread: libraries that start threads of their own only get in each other's way.
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-    def gunicorn(name: str, config: str, log_name: str) -> Child:
-        argv = [_PYTHON, "-m", "gunicorn", "--config", str(PROJECT_ROOT / config)]
-        return Child.spawn(name, argv, env=env, cwd=PROJECT_ROOT, log_file=settings.logs_dir / log_name)
-
-    stop_timeout_s = settings.request_deadline_s + 10
-    if settings.embedder_url is None:
-        supervisor.start(
-            "worker pool",
-            lambda: gunicorn("worker pool", "app/embedder/gunicorn.conf.py", "embedder.log"),
-            stop_timeout_s=stop_timeout_s,
-        )
-    supervisor.start(
-        "web", lambda: gunicorn("web", "gunicorn.conf.py", "gunicorn-error.log"), stop_timeout_s=stop_timeout_s
-    )
+    say(f"model pack {pack.manifest.name}, licence: {pack.manifest.licence.name}")
 
 
 def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
     until_s = time.monotonic() + _READY_WITHIN_S
-    _say("starting the worker pool and the web")
+    say("starting the worker pool and the web")
     deaths: list[str] = []
     while not (answer := ask_ready(settings)).ready:
         deaths += supervisor.replace_dead()
@@ -220,27 +177,31 @@ def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
 def _announce(settings: Settings, took_s: float) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    key = settings.admin_key_file
     prefix = "" if settings.storage_dir == PROJECT_ROOT / "storage" else f"STORAGE_DIR={settings.storage_dir} "
-    _say(f"ready after {took_s:.1f} s")
-    print(  # noqa: T201
-        f"""
+    body = _WITH_DATABASE if settings.vector_db_enabled else _WITH_DATASETS
+    say(f"ready after {took_s:.1f} s")
+    print((_HEAD + body + _FOOT).format(url=url, key=settings.admin_key_file, prefix=prefix, pkl=settings.pkl_dir))  # noqa: T201
+    sys.stdout.flush()
+
+
+_HEAD: Final = """
 Facedex is ready on {url}
 
   key         KEY=$(cat {key})
+"""
+_WITH_DATABASE: Final = """\
   domain      curl -H "x-api-key: $KEY" -H "Content-Type: application/json" -d '{{"name": "people"}}' {url}/v1/domains
   enrol       {prefix}.venv/bin/flask --app wsgi enrol people FOLDER        # one folder of photos per person
   or          curl -H "x-api-key: $KEY" -F file=@alice.jpg {url}/v1/domains/people/persons/Alice/faces
+"""
+_WITH_DATASETS: Final = """\
+  domain      {pkl}/people/        # a DeepFace dataset in it; there is no database (VECTOR_DB_ENABLED=false)
+"""
+_FOOT: Final = """\
   recognise   curl -H "x-api-key: $KEY" -F domain=people -F file=@photo.jpg {url}/recognize
   API         {url}/docs/swagger  (the password is the key)
   stop        Ctrl-C
-""",
-        flush=True,
-    )
-
-
-def _say(message: str) -> None:
-    print(f"facedex: {message}", file=sys.stderr, flush=True)  # noqa: T201
+"""
 
 
 if __name__ == "__main__":

@@ -54,6 +54,24 @@ class Child:
         """Whether the process is gone."""
         return self.process.poll() is not None
 
+    def hang_up(self) -> set[int]:
+        """Tell a Gunicorn to read its settings again and replace its workers, each once it has answered what it holds.
+
+        Returns:
+            the workers that are to go.
+        """
+        workers = self.workers()
+        self.process.send_signal(signal.SIGHUP)
+        return workers
+
+    def workers(self) -> set[int]:
+        """The process's own children, by id."""
+        try:
+            found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except OSError:  # it has ended, or the kernel does not tell
+            return set()
+        return {int(pid) for pid in found.split()}
+
     def stop(self, timeout_s: float) -> None:
         """Ask the process to end, wait, then end it and all that it started."""
         if not self.exited():

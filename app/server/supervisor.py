@@ -1,5 +1,6 @@
 """Starts the parts in order, replaces the ones that die, stops them in reverse order."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -49,27 +50,49 @@ class Part:
 
 
 class Supervisor:
-    """Owns the parts' processes. SIGINT and SIGTERM end it."""
+    """Owns the parts' processes. SIGINT and SIGTERM end it, SIGHUP asks for a reload."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
+        self._helpers: list[Running] = []
         self._stopping = False
+        self._reload_asked = False
+        self._had_terminal = _has_terminal()
 
     def handle_signals(self) -> None:
-        """Take SIGINT and SIGTERM from now on."""
+        """Take SIGINT, SIGTERM and SIGHUP from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
-    def start(self, name: str, start: Callable[[], Running], *, stop_timeout_s: float) -> None:
-        """Start one more part.
+    def start(self, name: str, start: Callable[[], Running], *, stop_timeout_s: float, stop_last: bool = False) -> None:
+        """Start one more part; it is stopped before those started earlier, or else, with `stop_last`, after all others.
 
         Raises:
             Stopped: a signal came.
         """
         self.check_stopped()
         part = Part(name, start, stop_timeout_s)
-        self._parts.append(part)
+        self._parts.insert(0 if stop_last else len(self._parts), part)
         self._launch(part)
+
+    def run_once(self, helper: Running) -> None:
+        """Look after a process that does one thing and ends: it is not started again, and is stopped with the parts."""
+        self._helpers.append(helper)
+
+    def running(self, name: str) -> Running | None:
+        """The process of a part; None where there is no such part, or it is down."""
+        return next((part.running for part in self._parts if part.name == name), None)
+
+    def has_part(self, name: str) -> bool:
+        """Whether there is such a part, up or down."""
+        return any(part.name == name for part in self._parts)
+
+    def stop_part(self, name: str) -> None:
+        """Stop one part for good."""
+        for part in [part for part in self._parts if part.name == name]:
+            self._parts.remove(part)
+            _stop(part)
 
     def sleep(self, seconds: float) -> None:
         """Wait, unless a signal comes.
@@ -88,14 +111,17 @@ class Supervisor:
         if self._stopping:
             raise Stopped
 
-    def run(self) -> None:
-        """Replace parts that die until a signal comes.
+    def run(self, reload: Callable[[], None]) -> None:
+        """Replace parts that die, and reload when SIGHUP asks for it, until another signal comes.
 
         Raises:
             Stopped: a signal came.
         """
         while True:
             self.replace_dead()
+            if self._reload_asked:
+                self._reload_asked = False
+                reload()
             self.sleep(_POLL_S)
 
     def replace_dead(self) -> list[str]:
@@ -111,14 +137,16 @@ class Supervisor:
                 self._on_exit(part)
             if part.restart_at_s is not None and time.monotonic() >= part.restart_at_s:
                 self._launch(part)
+        self._helpers = [helper for helper in self._helpers if not helper.exited()]
         return died
 
     def stop(self) -> None:
         """Stop all parts, the last started first."""
+        for helper in self._helpers:
+            helper.stop(0)
+        self._helpers.clear()
         for part in reversed(self._parts):
-            if part.running is not None:
-                part.running.stop(part.stop_timeout_s)
-                part.running = None
+            _stop(part)
         self._parts.clear()
 
     def _launch(self, part: Part) -> None:
@@ -150,3 +178,25 @@ class Supervisor:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        # The kernel says SIGHUP as well when the terminal that this was started in is closed.
+        if self._had_terminal and not _has_terminal():
+            self._stopping = True
+        else:
+            self._reload_asked = True
+
+
+def _stop(part: Part) -> None:
+    if part.running is not None:
+        part.running.stop(part.stop_timeout_s)
+        part.running = None
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

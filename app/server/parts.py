@@ -1,0 +1,104 @@
+"""How each part is started."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import create_engine
+
+from app.config import PROJECT_ROOT, Settings
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import upgrade
+from app.db.session import database_url
+from app.server.children import Child
+from app.server.supervisor import Supervisor
+
+DATABASE: Final = "database"
+POOL: Final = "worker pool"
+WEB: Final = "web"
+
+# Without a database nothing else answers, so that datasets are waited for; a large one goes on being prepared beside.
+_DATASETS_WITHIN_S: Final = 10.0
+
+
+class CannotStart(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal."""
+    print(f"facedex: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def start_database(settings: Settings, supervisor: Supervisor) -> None:
+    """Start the embedded server, unless it runs or another is configured, and migrate.
+
+    Raises:
+        DatabaseError: it cannot be started, reached or migrated.
+        Stopped: a signal came.
+    """
+    if settings.vector_db_url is None and not supervisor.has_part(DATABASE):
+        server = EmbeddedPostgres(settings)
+        say("starting the database")
+        server.prepare()
+        supervisor.start(DATABASE, server.start, stop_timeout_s=30, stop_last=True)
+    supervisor.check_stopped()
+    engine = create_engine(database_url(settings), hide_parameters=True, connect_args={"connect_timeout": 10})
+    try:
+        upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+def prepare_datasets(settings: Settings, supervisor: Supervisor) -> None:
+    """Bring the datasets' searchable forms up to date: beside everything else, and awaited only where nothing else answers.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    if not settings.pkl_datasets and not any(settings.pkl_dir.iterdir()):
+        return
+    child = _spawn(settings, "datasets", ["-m", "app.datasets.prepare"], "serve.log")
+    supervisor.run_once(child)
+    if settings.vector_db_enabled:
+        return
+    say("preparing the datasets")
+    until_s = time.monotonic() + _DATASETS_WITHIN_S
+    while not child.exited() and time.monotonic() < until_s:
+        supervisor.sleep(0.1)
+
+
+def start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
+    """Start the worker pool, unless another is configured, and the web.
+
+    Raises:
+        Stopped: a signal came.
+    """
+
+    def gunicorn(name: str, config: str, log_name: str) -> Callable[[], Child]:
+        argv = ["-m", "gunicorn", "--config", str(PROJECT_ROOT / config)]
+        return lambda: _spawn(settings, name, argv, log_name)
+
+    if settings.embedder_url is None:
+        start = gunicorn(POOL, "app/embedder/gunicorn.conf.py", "embedder.log")
+        supervisor.start(POOL, start, stop_timeout_s=stop_timeout_s(settings))
+    start = gunicorn(WEB, "gunicorn.conf.py", "gunicorn-error.log")
+    supervisor.start(WEB, start, stop_timeout_s=stop_timeout_s(settings))
+
+
+def stop_timeout_s(settings: Settings) -> float:
+    """How long web or pool may take to answer what they hold."""
+    return settings.request_deadline_s + 10
+
+
+def _spawn(settings: Settings, name: str, arguments: list[str], log_name: str) -> Child:
+    env = os.environ | {
+        # One core, one worker, one thread: libraries that start threads of their own only get in each other's way.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    argv = [sys.executable, *arguments]
+    return Child.spawn(name, argv, env=env, cwd=PROJECT_ROOT, log_file=settings.logs_dir / log_name)
