@@ -8,8 +8,9 @@ def register_commands(app: Flask) -> None:
     from app.cli.doctor import doctor
     from app.cli.domains import domains
     from app.cli.enrol import enrol
+    from app.cli.migrate import export_pkl, migrate_pkl
     from app.cli.models import models
     from app.cli.recognize import recognize
 
-    for command in (domains, enrol, recognize, models, doctor):
+    for command in (domains, enrol, recognize, migrate_pkl, export_pkl, models, doctor):
         app.cli.add_command(command)

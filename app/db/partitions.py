@@ -116,7 +116,7 @@ def build_index(connection: Connection, domain_id: int, dimension: int, *, anew:
     name = index_name(domain_id)
     # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
     connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
-    if not _index_is_valid(connection, name):
+    if not index_is_valid(connection, domain_id):
         _set_build_memory(connection, domain_id, dimension)
         _build_missing(connection, domain_id, dimension)
     elif anew:
@@ -168,9 +168,10 @@ def index_state(session: Session, domain_id: int) -> IndexState:
     return IndexState(name, exists, valid, size, table_size, rows or 0)
 
 
-def _index_is_valid(connection: Connection, name: str) -> bool:
+def index_is_valid(connection: Session | Connection, domain_id: int) -> bool:
+    """Whether searches can use the index."""
     query = text("SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass(:name)")
-    return bool(connection.scalar(query, {"name": name}))
+    return bool(connection.scalar(query, {"name": index_name(domain_id)}))
 
 
 def _create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = False) -> str:

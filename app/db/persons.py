@@ -19,17 +19,18 @@ def ensure_persons(session: Session, domain_id: int, labels: Collection[str]) ->
         The ids by label, and how many persons are new.
     """
     parameters = {"domain_id": domain_id, "labels": list(labels)}
-    new = session.execute(text(_INSERT_SQL), parameters).all()
+    new = session.execute(text(_INSERT_SQL), parameters | {"uuid": _UUID}).all()
     found = session.execute(text(_SELECT_SQL), parameters)
-    return {label: person_id for label, person_id in found}, len(new)
+    return {label: person_id for label, person_id in found}, len(new)  # noqa: C416 - names what the columns are
 
 
+_UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _INSERT_SQL = """
 INSERT INTO persons (domain_id, label, display_name)
 SELECT :domain_id, label, label FROM unnest(CAST(:labels AS text[])) AS wanted (label)
 WHERE NOT EXISTS (
     SELECT FROM persons AS other WHERE other.domain_id = :domain_id
-        AND other.id = CASE WHEN wanted.label ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN CAST(wanted.label AS uuid) END
+        AND other.id = CASE WHEN wanted.label ~* :uuid THEN CAST(wanted.label AS uuid) END
 )
 ON CONFLICT (domain_id, label) DO NOTHING
 RETURNING id

@@ -1,0 +1,87 @@
+"""Moves a dataset into a domain: read, planned, loaded with a checkpoint, indexed, and then switched to in one step."""
+
+from app.datasets.compiled import Source
+from app.datasets.deepface import describe, find_dataset, read_batches
+from app.datasets.loading import Loading, Order
+from app.datasets.plan import Plan, Target, choose
+from app.datasets.report import MigrationReport, Progress, Stopwatch
+from app.datasets.rows import ReadReport
+from app.datasets.spool import Spool
+from app.db.domains import find_domain
+from app.db.migration_runs import has_unfinished
+from app.db.session import Database
+from app.errors import ContractMismatch, DomainNotFound, InvalidDataset, NothingToResume
+from app.vision.packs import PackManifest
+
+
+def migrate(order: Order, database: Database, progress: Progress) -> MigrationReport:
+    """Move a dataset into a domain, or go on with a migration that was broken off; the same set comes of it in any case.
+
+    Rows and checkpoint are stored in the same transactions. A new domain is not `complete` until the last of them.
+
+    Raises:
+        DatasetError: the dataset cannot be used; nothing was written.
+        ContractMismatch, InvalidRequest: the plan cannot be followed; nothing was written.
+        MigrationRunning, MigrationUnfinished, NothingToResume: as their names say.
+        DomainNotFound: the domain was deleted meanwhile.
+        EmbedderError, DatabaseError: the migration was broken off, and can be gone on with.
+    """
+    watch = Stopwatch()
+    with watch.timing("read"):
+        path = find_dataset(order.path)
+        source = Source.of(path)
+        info = describe(path)
+    target = find_target(database, order.domain, order.pack)
+    plan = choose(info, target, order.mode, order.pictures.images if order.pictures else None)
+    if order.resume:
+        _require_unfinished(database, plan)
+    with Spool(order.spool_folder) as spool:
+        with watch.timing("read"):
+            read = _read(plan, order, spool, progress)
+        if Source.of(info.path) != source:
+            raise InvalidDataset("The dataset was changed while it was read.")
+        loading = Loading(order, plan, database, progress, watch, spool, read)
+        return loading.rehearse() if order.dry_run else loading.run()
+
+
+def find_target(database: Database, domain: str, pack: PackManifest) -> Target:
+    """The domain of that name or id; what it would be, where it does not exist.
+
+    Raises:
+        DatabaseError: as `Database.transaction`.
+    """
+    try:
+        with database.transaction() as session:
+            found = find_domain(session, domain)
+    except DomainNotFound:
+        return Target(domain, pack.name, pack.contract.id, pack.contract.dimension, exists=False)
+    return Target(found.name, found.model, found.contract, found.dimension, exists=True)
+
+
+def _require_unfinished(database: Database, plan: Plan) -> None:
+    try:
+        with database.transaction() as session:
+            domain = find_domain(session, plan.target.domain)
+            if has_unfinished(session, domain.id, plan.info.sha256):
+                return
+    except DomainNotFound:
+        pass
+    raise NothingToResume(f"No migration of this dataset into {plan.target.domain!r} was broken off.")
+
+
+def _read(plan: Plan, order: Order, spool: Spool, progress: Progress) -> ReadReport:
+    """Read everything before anything is written: a damaged dataset leaves no half-filled domain."""
+    progress.stage("read", None)
+    report = ReadReport()
+    for batch in read_batches(plan.info.path, allow_numpy=order.allow_numpy, report=report):
+        spool.append(batch)
+        progress.advance(len(batch))
+    if plan.mode == "copy":
+        if not report.embeddings:
+            raise InvalidDataset("The dataset has no row with a usable embedding.")
+        if spool.dimension != plan.target.dimension:
+            raise ContractMismatch(
+                f"The dataset's vectors have {spool.dimension} dimensions, those of {plan.target.model!r}"
+                f" {plan.target.dimension}."
+            )
+    return report
