@@ -33,7 +33,14 @@ from app.datasets.compiled import (
 from app.datasets.contracts import fits_contract
 from app.datasets.deepface import describe, read_batches
 from app.datasets.rows import DatasetInfo, ReadReport, RowBatch
-from app.errors import ContractMismatch, DatasetError, DatasetNotWritten, FacedexError, InvalidDataset
+from app.errors import (
+    ContractMismatch,
+    DatasetError,
+    DatasetNotFound,
+    DatasetNotWritten,
+    FacedexError,
+    InvalidDataset,
+)
 from app.vision.packs import file_sha256, write_text_atomically
 
 FAILURE_NAME: Final = "failed.json"
@@ -73,18 +80,19 @@ def compile_dataset(source: Path, folder: Path, *, contract: str, allow_numpy: b
     Raises:
         ContractMismatch: the dataset is another model's; that and
         DatasetError: it cannot be used, is noted in `failed.json` as well.
+        DatasetNotFound: it is gone.
         DatasetNotWritten: the disk is full, or the folder refuses.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
-        before = Source.of(source)
+        before = _source(source)
         current = load(folder)
         if current is not None and current.record.source == before:
             return current.record
         try:
             return _compile(source, before, folder, current.record if current else None, contract, allow_numpy)
         except (ContractMismatch, DatasetError) as error:
-            if not isinstance(error, DatasetNotWritten):
+            if not isinstance(error, DatasetNotFound | DatasetNotWritten):
                 failure = Failure(
                     source=before, contract=contract, allow_numpy=allow_numpy, code=error.code, message=str(error)
                 )
@@ -106,11 +114,18 @@ def _compile(
         record = current.model_copy(update={"source": before})
     else:
         record = _write_version(info, before, folder, allow_numpy)
-    if Source.of(source) != before:
+    if _source(source) != before:
         raise InvalidDataset("The dataset was changed while it was read.")
     write_record(folder, record)
     (folder / FAILURE_NAME).unlink(missing_ok=True)
     return record
+
+
+def _source(path: Path) -> Source:
+    try:
+        return Source.of(path)
+    except OSError as error:
+        raise DatasetNotFound("The dataset is gone.") from error
 
 
 def _write_version(info: DatasetInfo, source: Source, folder: Path, allow_numpy: bool) -> Record:
