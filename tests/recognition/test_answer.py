@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from app.recognition.answer import build_answer
 from app.recognition.matching import Candidate, Decision
-from app.recognition.service import FaceResult, RecognitionResult
+from app.recognition.service import FaceResult, FallbackReason, RecognitionResult
 from app.vision.faces import Box, Face, FaceQuality
 from app.vision.packs import Calibration
 
@@ -81,3 +83,11 @@ def test_weighted_score_falls_where_only_some_templates_are_near():
 def test_weighted_score_of_one_template_is_its_confidence():
     (match,) = answer(face_result(Decision.MATCH, candidate("a", 0.145)))["all_detected_matches"]
     assert match["metrics"]["weighted_score"] == match["metrics"]["confidence_percentage"]
+
+
+def test_the_reason_is_there_only_where_a_fallback_answered():
+    chosen = result(face_result(Decision.UNKNOWN))
+    assert "fallback_reason" not in build_answer(chosen, request_id="r1", elapsed_s=0.05)
+    fallen = replace(chosen, mode="pkl", fallback_reason=FallbackReason.NOT_MIGRATED)
+    told = build_answer(fallen, request_id="r1", elapsed_s=0.05)
+    assert (told["mode"], told["fallback_reason"]) == ("pkl", "not_migrated")
