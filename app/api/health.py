@@ -1,31 +1,33 @@
 """Whether the service lives, and whether it can answer."""
 
-from typing import Any
+import time
+from typing import Any, Final
 
-from flask import Blueprint, Response, g, jsonify
-from flask.typing import ResponseReturnValue
+from flask import Response, current_app, g, jsonify
+from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.metrics import metrics_response
+from app.api.openapi import SECURITY, ViewReturn
+from app.api.schemas import Live, Ready
 from app.api.wiring import services
 from app.errors import FacedexError, PoolBusy, WorkerTimeout
 
-bp = Blueprint("health", __name__)
+_RECENT: Final = "facedex.readiness"
+_RECENT_S: Final = 1.0
+
+bp = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")])
 
 
-@bp.get("/healthz")
-def live() -> ResponseReturnValue:
+@bp.get("/healthz", responses={200: Live})
+def live() -> ViewReturn:
     """Live: this process answers. Says nothing about the others."""
     return {"status": "ok"}
 
 
-@bp.get("/readyz")
+@bp.get("/readyz", responses={200: Ready, 503: Ready})
 def ready() -> Response:
     """Ready: database, pool and model work. 503 with the reasons otherwise."""
-    checks = {"database": _check_database(), "pool": _check_pool(), "model": _check_model()}
-    if checks["pool"]["ok"] and checks["model"]["ok"] and (loaded := checks["pool"].get("model")):
-        wanted = checks["model"]["name"]
-        if loaded != wanted:
-            checks["model"] = _bad(f"the pool has {loaded} loaded, {wanted} is chosen: restart the service")
+    checks = _recent_checks()
     is_ready = all(check["ok"] for check in checks.values())
     reasons = [f"{name}: {check['problem']}" for name, check in checks.items() if not check["ok"]]
     response = jsonify(
@@ -42,10 +44,29 @@ def ready() -> Response:
     return response
 
 
-@bp.get("/metrics")
+@bp.get("/metrics", security=SECURITY, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 def metrics() -> Response:
     """Prometheus metrics of all web processes."""
     return metrics_response()
+
+
+def _recent_checks() -> dict[str, dict[str, Any]]:
+    """What was found within the last second: anybody may ask, as often as they like, and none of it may cost others time."""
+    known = current_app.extensions.get(_RECENT)
+    if known is None or time.monotonic() - known[0] > _RECENT_S:
+        known = (time.monotonic(), _examine())
+        current_app.extensions[_RECENT] = known
+    checks: dict[str, dict[str, Any]] = known[1]
+    return checks
+
+
+def _examine() -> dict[str, dict[str, Any]]:
+    checks = {"database": _check_database(), "pool": _check_pool(), "model": _check_model()}
+    if checks["pool"]["ok"] and checks["model"]["ok"] and (loaded := checks["pool"].get("model")):
+        wanted = checks["model"]["name"]
+        if loaded != wanted:
+            checks["model"] = _bad(f"the pool has {loaded} loaded, {wanted} is chosen: restart the service")
+    return checks
 
 
 def _bad(problem: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class PgvectorRecognition:
         domain, hits = self._search(request, analysis, options)
         search_ms = (time.monotonic() - searched_s) * 1000
         faces = tuple(
-            self._judge(number, face, found, options, request.top_k)
+            self._judge(number, face, found, options)
             for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
         )
         named = {face.candidates[0].label for face in faces if face.decision == "match"}
@@ -61,6 +61,7 @@ class PgvectorRecognition:
             model=analysis.model,
             calibration=calibration,
             threshold=threshold,
+            top_k=request.top_k,
             width_px=analysis.width_px,
             height_px=analysis.height_px,
             faces=faces,
@@ -77,11 +78,11 @@ class PgvectorRecognition:
             return gallery.name, search(session, gallery, _embeddings(analysis), options)
 
     @staticmethod
-    def _judge(number: int, face: Face, found: ProbeHits, options: SearchOptions, top_k: int) -> FaceResult:
+    def _judge(number: int, face: Face, found: ProbeHits, options: SearchOptions) -> FaceResult:
         candidates = tuple(_candidate(hit) for hit in found.persons)
         log.info(f"[pgvector] Found {len(candidates)} matches for face {number}", path=found.path.value)
         decision = decide(candidates, threshold=options.threshold, margin=options.margin)
-        return FaceResult(face, decision, candidates[:top_k])
+        return FaceResult(face, decision, candidates)
 
     def _calibration(self, analysis: Analysis) -> Calibration:
         key = (analysis.model, analysis.contract)

@@ -32,7 +32,7 @@ class RecognitionRequest:
 
 @dataclass(frozen=True, slots=True)
 class FaceResult:
-    """One face of the probe with what was found for it; candidates nearest first."""
+    """One face of the probe with all that was found for it, at least two persons where there are two; nearest first."""
 
     face: Face
     decision: Decision
@@ -49,6 +49,7 @@ class RecognitionResult:
         model: name of the pack.
         calibration: turns distances into confidences.
         threshold: the cosine distance that was applied.
+        top_k: how many candidates to list per face.
         width_px, height_px: size of the probe as a viewer shows it.
         faces: largest first.
         timings_ms: decode, detect, embed, search.
@@ -59,6 +60,7 @@ class RecognitionResult:
     model: str
     calibration: Calibration
     threshold: float
+    top_k: int
     width_px: int
     height_px: int
     faces: tuple[FaceResult, ...]
