@@ -3,6 +3,8 @@
 import math
 import os
 import shutil
+import socket
+import struct
 
 from app.config import SettingsError, load_settings, reload_settings
 
@@ -24,9 +26,13 @@ preload_app = False  # a database pool may exist only after the fork
 timeout = math.ceil(_settings.request_deadline_s) + 30
 graceful_timeout = math.ceil(_settings.request_deadline_s) + 5
 keepalive = 5
+limit_request_line = 8190  # two names of 200 characters, percent-encoded, fit
 control_socket_disable = True  # it would start a thread in the arbiter, before the forks
 logger_class = "app.logs.WebLogger"
 forwarded_allow_ips = "127.0.0.1,::1"
+forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO are nobody's to send
+# A client that stops sending in the middle of a request is given up, so that it does not hold a thread for good.
+_SILENT_FOR_S = 15
 
 # Before anything imports prometheus_client: it reads this once. Counters start anew with the service.
 _metrics_dir = _settings.run_dir / "metrics"
@@ -37,6 +43,12 @@ def on_starting(_server):
     """Counters of the last run belong to processes that are gone."""
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     _metrics_dir.mkdir(parents=True, mode=0o700)
+
+
+def when_ready(server):
+    """Accepted connections have the listener's timeout (Linux: SO_RCVTIMEO is inherited); Gunicorn has no such setting."""
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENT_FOR_S, 0))
 
 
 def child_exit(_server, worker):

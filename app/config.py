@@ -1,28 +1,34 @@
 """Settings: the only reader of the environment.
 
 Values come from the process environment, then from the file `.env` beside `wsgi.py`, or the one that the environment
-variable ENV_FILE names. A key in it that is not a setting, or a value that does not parse, is an error that names it.
+variable ENV_FILE names. A key in it that is not a setting, a line or a value that does not parse, is an error that names it.
+Beside a running service, what that service was started with comes last, so that commands find the same data.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 # The environment variable that names another file than `.env`; an option of `scripts/serve` sets it.
-ENV_FILE = "ENV_FILE"
+ENV_FILE: Final = "ENV_FILE"
+# Set in the processes of a running service: they have their settings from it, and look for no other's.
+SUPERVISED: Final = "FACEDEX_SUPERVISED"
 
 # A Unix socket's path must fit in 108 bytes (sun_path, unix(7)), its final NUL and PostgreSQL's file name included.
 _SOCKET_DIR_MAX_BYTES = 80
+_RUNNING_FILE: Final = "settings.json"
 
 
 class SettingsError(Exception):
@@ -32,13 +38,11 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Everything that an operator can set. `.env.example` explains each field for them."""
 
-    model_config = SettingsConfigDict(
-        env_file=PROJECT_ROOT / ".env", extra="forbid", frozen=True, env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True)
 
     storage_dir: Path = PROJECT_ROOT / "storage"
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=1, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
@@ -73,19 +77,31 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         # Relative to the checkout, not to the caller's folder: every process must arrive at the same data.
-        return (PROJECT_ROOT / value.expanduser()).resolve()
+        try:
+            return (PROJECT_ROOT / value.expanduser()).resolve()
+        except RuntimeError:
+            raise ValueError("there is no such user's home") from None
 
     @field_validator("vector_db_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        if value is None:
+            return None
+        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
+        try:
+            _ = urlsplit(value.get_secret_value()).port
+        except ValueError:  # its own message repeats a part of the URL
+            raise ValueError("has no valid host and port") from None
         return value
 
     @field_validator("embedder_url")
     @classmethod
     def _embedder_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("unix:/", "http://")):
+        if value is None or value.startswith("unix:/"):
+            return value
+        parts = urlsplit(value)  # its port raises ValueError too
+        if parts.scheme != "http" or not parts.hostname or parts.port == 0 or parts.path not in ("", "/"):
             raise ValueError("must be unix:/path or http://host:port")
         return value
 
@@ -133,14 +149,14 @@ class Settings(BaseSettings):
     def run_dir(self) -> Path:
         """Sockets and other files that live as long as the processes do, mode 700.
 
-        Under the storage folder, or, where that path is too long for a Unix socket, in the system's temporary folder under a
-        name derived from it, so that every process of one installation arrives at the same place.
+        Under the storage folder, or, where that path is too long for a Unix socket, in /tmp under a name derived from it, so
+        that every process of one installation arrives at the same place, whatever its user and TMPDIR are.
         """
         inside = self.storage_dir / "run"
         if len(os.fsencode(inside)) <= _SOCKET_DIR_MAX_BYTES:
             return inside
         digest = hashlib.sha256(os.fsencode(self.storage_dir)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"facedex-{os.getuid()}-{digest}"
+        return Path("/tmp") / f"facedex-{digest}"  # noqa: S108 -- whoever uses it checks whose it is
 
     @property
     def embedder_address(self) -> str:
@@ -174,18 +190,53 @@ def set_in_environment(name: str) -> bool:
     return bool(os.environ.get(name))
 
 
-def parse_settings(**overrides: object) -> Settings:
+def env_file() -> Path:
+    """The file of settings: ENV_FILE, or `.env` in the checkout, which may be missing.
+
+    Raises:
+        SettingsError: ENV_FILE names nothing.
+    """
+    named = os.environ.get(ENV_FILE)
+    if not named:
+        return PROJECT_ROOT / ".env"
+    if not (path := Path(named)).exists():
+        raise SettingsError("ENV_FILE: there is no such file")
+    return path
+
+
+def parse_settings(**overrides: Any) -> Settings:
     """Parse the environment anew; `overrides` win over it.
 
     Raises:
         SettingsError: names every unknown or malformed setting.
     """
-    if named := os.environ.get(ENV_FILE):
-        if not Path(named).is_file():  # pydantic-settings would go on without it
-            raise SettingsError(f"{ENV_FILE}: there is no such file")
-        overrides |= {"_env_file": named}
+    file = env_file()
+    _refuse_broken_lines(file)
+    settings = _parse(file, overrides)
+    running = {} if os.environ.get(SUPERVISED) else _read_running(settings)
+    missing = {name: value for name, value in running.items() if name not in settings.model_fields_set}
+    return _parse(file, missing | overrides) if missing else settings
+
+
+def publish_running(settings: Settings) -> None:
+    """Leave beside the service what it was started with, mode 600, for commands; they use it while the service runs."""
+    values = settings.model_dump(mode="json", include=settings.model_fields_set - {"storage_dir"})
+    if settings.vector_db_url is not None:
+        values["vector_db_url"] = settings.vector_db_url.get_secret_value()
+    path = settings.run_dir / _RUNNING_FILE
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(values, stream)
+
+
+def serve_lock(settings: Settings) -> Path:
+    """The file that a running service of this storage folder keeps locked."""
+    return settings.run_dir / "serve.lock"
+
+
+def _parse(file: Path, overrides: dict[str, Any]) -> Settings:
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=file, **overrides)
     except ValidationError as error:
         # The rejected value itself is left out: it may be a secret.
         lines = [
@@ -193,3 +244,39 @@ def parse_settings(**overrides: object) -> Settings:
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("; ".join(lines)) from None
+
+
+def _refuse_broken_lines(file: Path) -> None:
+    """python-dotenv passes over what it cannot read; a setting would be missing without a word."""
+    try:
+        with file.open(encoding="utf-8") as stream:
+            broken = [
+                binding.original.line
+                for binding in parse_stream(stream)
+                if binding.error or (binding.key is not None and binding.value is None)
+            ]
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file.name} cannot be read: {type(error).__name__}") from None
+    if broken:
+        raise SettingsError(f"{file.name}: line {broken[0]} is not NAME=value")
+
+
+def _read_running(settings: Settings) -> dict[str, Any]:
+    """What `publish_running` left, while the service that did so is running."""
+    try:
+        if settings.run_dir.lstat().st_uid != os.getuid():
+            return {}  # in a shared place, anybody could have put it there
+        with serve_lock(settings).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return {}  # nobody held it: what lies there is an old service's
+    except BlockingIOError:
+        pass
+    except OSError:
+        return {}
+    try:
+        values: dict[str, Any] = json.loads((settings.run_dir / _RUNNING_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values

@@ -14,8 +14,7 @@ FacedexError
 │   ├── SeveralFaces            several faces, none clearly the main one
 │   ├── FaceTooSmall            the main face is below the enrolment minimum
 │   ├── FaceBlurred             the main face is not sharp enough to enrol
-│   ├── DuplicateFace           this picture, or one just like it, is enrolled already
-│   └── InvalidEmbedding        a vector that no embedder makes: not of unit length, or not finite
+│   └── DuplicateFace           this picture, or one just like it, is enrolled already
 ├── NotFound
 │   ├── DomainNotFound
 │   ├── PersonNotFound
@@ -38,6 +37,7 @@ FacedexError
 │   ├── PoolBusy                the queue of the worker pool is full
 │   ├── WorkerCrashed           the worker died, and so did the one that tried again
 │   ├── WorkerTimeout           no answer before the deadline
+│   ├── InvalidEmbedding        a vector that no embedder makes: not of unit length, or not finite
 │   ├── ModelUnavailable        the pool is there but has no model loaded
 │   └── EmbedderUnavailable     the pool does not answer at all
 ├── DatabaseError
@@ -149,12 +149,6 @@ class DuplicateFace(RecognitionError):
     """The same picture, or one with a practically identical embedding, is enrolled already."""
 
     code = "duplicate"
-
-
-class InvalidEmbedding(RecognitionError):
-    """An embedding is not finite, or not of unit length."""
-
-    code = "invalid_embedding"
 
 
 class NotFound(FacedexError):
@@ -287,6 +281,12 @@ class WorkerTimeout(EmbedderError):
     """No worker answered before the deadline."""
 
     code = "worker_timeout"
+
+
+class InvalidEmbedding(EmbedderError):
+    """An embedding is not finite, or not of unit length."""
+
+    code = "invalid_embedding"
 
 
 class ModelUnavailable(EmbedderError):

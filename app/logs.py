@@ -46,14 +46,14 @@ _SHARED: list[Processor] = [
 def configure_logging(settings: Settings, log_file: Path | None = None, *, level: str | None = None) -> None:
     """Send structlog and the standard library's loggers to `log_file`, or to standard error.
 
-    Idempotent; opens the file with mode 640 where it does not exist.
+    Idempotent; makes the file where it does not exist.
     """
     handler: logging.Handler
     if log_file is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.touch(mode=0o640)
+        log_file.touch(mode=0o600)
         handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     renderer: Processor = _message_first if settings.log_format == "console" else structlog.processors.JSONRenderer()
     handler.setFormatter(

@@ -1,6 +1,15 @@
+import os
+
 import pytest
 
-from tests.service.running import RunningService, running_service
+from app.config import ENV_FILE, Settings
+
+# The operator's own settings are not the tests'; above all not their database.
+for _name in Settings.model_fields:
+    os.environ.pop(_name.upper(), None)
+os.environ[ENV_FILE] = os.devnull
+
+from tests.service.running import RunningService, running_service  # noqa: E402
 
 
 @pytest.fixture(scope="session")

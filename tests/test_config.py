@@ -1,14 +1,19 @@
+import fcntl
 import re
 from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Settings, SettingsError, load_settings, parse_settings, reload_settings
-
-
-@pytest.fixture(autouse=True)
-def _no_dotenv(monkeypatch):
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+from app.config import (
+    PROJECT_ROOT,
+    Settings,
+    SettingsError,
+    load_settings,
+    parse_settings,
+    publish_running,
+    reload_settings,
+    serve_lock,
+)
 
 
 def test_defaults_need_no_environment():
@@ -42,14 +47,6 @@ def test_datasets_that_are_none_are_named(monkeypatch, value):
         parse_settings()
 
 
-def test_env_file_takes_the_place_of_dotenv(tmp_path, monkeypatch):
-    monkeypatch.setenv("ENV_FILE", str(tmp_path / "settings"))
-    with pytest.raises(SettingsError, match="ENV_FILE"):
-        parse_settings()
-    (tmp_path / "settings").write_text("VECTOR_DB_ENABLED=false\n")
-    assert parse_settings().vector_db_enabled is False
-
-
 def test_a_reload_reads_the_file_again_and_keeps_the_old_settings_where_it_is_broken(tmp_path, monkeypatch):
     file = tmp_path / "settings"
     file.write_text("VECTOR_DB_ENABLED=true\n")
@@ -69,12 +66,54 @@ def test_a_reload_reads_the_file_again_and_keeps_the_old_settings_where_it_is_br
         load_settings.cache_clear()
 
 
-def test_an_unknown_key_in_dotenv_is_named(tmp_path, monkeypatch):
-    dotenv = tmp_path / ".env"
-    dotenv.write_text("PORT=8001\nPROT=8002\n")
-    monkeypatch.setitem(Settings.model_config, "env_file", dotenv)
-    with pytest.raises(SettingsError, match="PROT"):
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (b"PORT=8001\nPROT=8002\n", "PROT"),
+        (b'HOST=::1\nVECTOR_DB_URL="unterminated\n', "line 2"),
+        (b"PORT=8001\nFOO\n", "line 2"),
+        (b"PORT=\xff\xfe\n", "cannot be read"),
+        (b"STORAGE_DIR=~nosuchuser/x\n", "STORAGE_DIR"),
+        (b"PORT=0\n", "PORT"),
+        (b"VECTOR_DB_URL=postgresql://u:hunter2@h:abc/db\n", "VECTOR_DB_URL"),
+        (b"EMBEDDER_URL=http://x:abc\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=http://\n", "EMBEDDER_URL"),
+    ],
+)
+def test_what_is_wrong_in_the_file_of_settings_is_named(tmp_path, monkeypatch, text, named):
+    (tmp_path / "env").write_bytes(text)
+    monkeypatch.setenv("ENV_FILE", str(tmp_path / "env"))
+    with pytest.raises(SettingsError, match=named) as caught:
         parse_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_environment_goes_before_the_file(tmp_path, monkeypatch):
+    (tmp_path / "env").write_text("# a comment\nPORT=8001\nexport HOST=::1\n\n")
+    monkeypatch.setenv("ENV_FILE", str(tmp_path / "env"))
+    monkeypatch.setenv("PORT", "8002")
+    assert (parse_settings().port, parse_settings().host) == (8002, "::1")
+
+
+def test_a_file_of_settings_that_is_missing_is_an_error_only_where_it_was_named(monkeypatch):
+    monkeypatch.setenv("ENV_FILE", "/nonexistent")
+    with pytest.raises(SettingsError, match="ENV_FILE"):
+        parse_settings()
+
+
+def test_commands_beside_a_running_service_have_its_settings(tmp_path, monkeypatch):
+    started = parse_settings(storage_dir=tmp_path, vector_db_url="postgresql://u:p@h/db", web_threads=3)
+    started.run_dir.mkdir()
+    publish_running(started)
+    assert (started.run_dir / "settings.json").stat().st_mode & 0o777 == 0o600
+    assert parse_settings(storage_dir=tmp_path).vector_db_url is None  # nobody holds the lock: no service runs
+    with serve_lock(started).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beside = parse_settings(storage_dir=tmp_path)
+        assert beside.vector_db_url.get_secret_value() == "postgresql://u:p@h/db"
+        assert beside.web_threads == 3
+        monkeypatch.setenv("WEB_THREADS", "5")
+        assert parse_settings(storage_dir=tmp_path).web_threads == 5
 
 
 def test_the_database_password_is_not_shown(monkeypatch):

@@ -19,7 +19,20 @@ def test_white_space_around_a_name_is_dropped():
     assert clean_name("  Ana Novak\n", "label") == "Ana Novak"
 
 
-@pytest.mark.parametrize("name", ["", "   ", "a\x00b", "a\nb", "\ud800", "x" * (NAME_MAX_CHARS + 1), "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "   ",
+        "a\x00b",
+        "a\nb",
+        "\ud800",
+        "x" * (NAME_MAX_CHARS + 1),
+        "x" * 300,
+        "Jos\ufffd",
+        "a" + "\u0315" * 100_000 + "\u0300" * 100_000,
+    ],
+)
 def test_what_no_person_is_called_is_refused(name):
     with pytest.raises(InvalidName, match="label"):
         clean_name(name, "label")

@@ -11,7 +11,7 @@ from app.recognition.answer import box_to_json
 def dump_domain(info: DomainInfo) -> dict[str, Any]:
     """`DomainOut`."""
     return {
-        "id": info.id,
+        "id": str(info.id),
         "name": info.name,
         "embeddings": info.embeddings,
         "model": {"name": info.model, "contract": info.contract, "dimension": info.dimension},

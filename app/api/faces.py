@@ -8,7 +8,7 @@ from app.api.metrics import ENROLMENTS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_uploads
 from app.api.problems import problem_response
-from app.api.schemas import EnrolmentAnswer, FacePage, FacePath, PageQuery, PersonPath
+from app.api.schemas import EnrolmentAnswer, EnrolmentProblem, FacePage, FacePath, PageQuery, PersonPath
 from app.api.wiring import services
 from app.enrolment.faces import EnrolmentResult
 
@@ -22,7 +22,11 @@ bp = APIBlueprint(
 )
 
 
-@bp.post("", responses={201: EnrolmentAnswer}, openapi_extensions=picture_body({}, many=True))
+@bp.post(
+    "",
+    responses={201: EnrolmentAnswer, 409: EnrolmentProblem, 422: EnrolmentProblem},
+    openapi_extensions=picture_body({}, many=True),
+)
 def enrol_faces(path: PersonPath) -> ViewReturn:
     """Enrol the main face of one or many pictures; creates the person when new.
 
@@ -30,7 +34,12 @@ def enrol_faces(path: PersonPath) -> ViewReturn:
     of all.
     """
     settings = services().settings
-    uploads = parse_uploads(request, max_bytes=settings.max_upload_bytes, max_files=settings.max_request_files)
+    uploads = parse_uploads(
+        request,
+        max_bytes=settings.max_upload_bytes,
+        max_files=settings.max_request_files,
+        max_request_bytes=settings.max_request_bytes,
+    )
     result = services().faces.enrol(
         path.domain, path.label, [(upload.name, upload.data) for upload in uploads], request_id=g.request_id
     )

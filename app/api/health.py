@@ -1,42 +1,39 @@
 """Whether the service lives, and whether it can answer."""
 
+import time
 from typing import Any, Final
 
-from flask import Blueprint, Response, g, jsonify
-from flask.typing import ResponseReturnValue
+from flask import Response, current_app, g, jsonify
+from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.metrics import metrics_response
+from app.api.openapi import SECURITY, ViewReturn
+from app.api.schemas import Live, Ready
 from app.api.wiring import services
 from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
-from app.recognition.patience import within
 
-_DATABASE_PATIENCE_S: Final = 3.0
+_RECENT: Final = "facedex.readiness"
+_RECENT_S: Final = 1.0
 
-bp = Blueprint("health", __name__)
+bp = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")])
 
 
-@bp.get("/healthz")
-def live() -> ResponseReturnValue:
+@bp.get("/healthz", responses={200: Live})
+def live() -> ViewReturn:
     """Live: this process answers. Says nothing about the others."""
     return {"status": "ok"}
 
 
-@bp.get("/readyz")
+@bp.get("/readyz", responses={200: Ready, 503: Ready})
 def ready() -> Response:
     """Ready: pool and model work, and the database or, where it is away or switched off, a dataset. 503 with the reasons else.
 
     `degraded` where the database is away, and domains that have a dataset are answered from it: taking such a service out of
     a load balancer would turn a part of the answers missing into all of them.
     """
-    checks = {"database": _check_database(), "pool": _check_pool(), "model": _check_model()}
-    if (datasets := _check_datasets()) is not None:
-        checks["datasets"] = datasets
-    if checks["pool"]["ok"] and checks["model"]["ok"] and (loaded := checks["pool"].get("model")):
-        wanted = checks["model"]["name"]
-        if loaded != wanted:
-            checks["model"] = _bad(f"the pool has {loaded} loaded, {wanted} is chosen: restart the service")
+    checks = _recent_checks()
     failed = {name for name, check in checks.items() if not check["ok"]}
-    degraded = failed == {"database"} and datasets is not None and datasets["usable"] > 0
+    degraded = failed == {"database"} and checks.get("datasets", {}).get("usable", 0) > 0
     response = jsonify(
         {
             "status": "ready" if not failed else "degraded" if degraded else "unavailable",
@@ -51,10 +48,31 @@ def ready() -> Response:
     return response
 
 
-@bp.get("/metrics")
+@bp.get("/metrics", security=SECURITY, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 def metrics() -> Response:
     """Prometheus metrics of all web processes."""
     return metrics_response()
+
+
+def _recent_checks() -> dict[str, dict[str, Any]]:
+    """What was found within the last second: anybody may ask, as often as they like, and none of it may cost others time."""
+    known = current_app.extensions.get(_RECENT)
+    if known is None or time.monotonic() - known[0] > _RECENT_S:
+        known = (time.monotonic(), _examine())
+        current_app.extensions[_RECENT] = known
+    checks: dict[str, dict[str, Any]] = known[1]
+    return checks
+
+
+def _examine() -> dict[str, dict[str, Any]]:
+    checks = {"database": _check_database(), "pool": _check_pool(), "model": _check_model()}
+    if (datasets := _check_datasets()) is not None:
+        checks["datasets"] = datasets
+    if checks["pool"]["ok"] and checks["model"]["ok"] and (loaded := checks["pool"].get("model")):
+        wanted = checks["model"]["name"]
+        if loaded != wanted:
+            checks["model"] = _bad(f"the pool has {loaded} loaded, {wanted} is chosen: restart the service")
+    return checks
 
 
 def _bad(problem: str) -> dict[str, Any]:
@@ -63,7 +81,7 @@ def _bad(problem: str) -> dict[str, Any]:
 
 def _check_database() -> dict[str, Any]:
     try:
-        within(_DATABASE_PATIENCE_S, services().database.check_ready)
+        services().database.check_ready()
     except DatabaseDisabled:
         return {"ok": True, "disabled": True}
     except FacedexError as error:

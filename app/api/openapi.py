@@ -26,6 +26,7 @@ PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
     413: _PROBLEM | {"description": "Too many bytes or pixels"},
     415: _PROBLEM | {"description": "A picture of a format that is not accepted"},
     422: _PROBLEM | {"description": "Parameters, picture or face cannot be used"},
+    500: _PROBLEM | {"description": "An error of the service; its log has the request id"},
     503: _PROBLEM | {"description": "Busy or not available; see Retry-After"},
     504: _PROBLEM | {"description": "The deadline passed"},
 }
@@ -43,7 +44,7 @@ def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any
         "image/*": {"schema": binary},
     }
     if not many:
-        image = {"type": "string", "contentEncoding": "base64"}
+        image = {"type": "string", "description": "the picture's file in base64, or as a data: URL"}
         content["application/json"] = {
             "schema": {"type": "object", "required": ["image"], "properties": {"image": image} | fields}
         }

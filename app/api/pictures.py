@@ -30,7 +30,7 @@ class Probe:
     parameters: dict[str, Any]
 
 
-def parse_probe(request: Request, *, max_bytes: int) -> Probe:
+def parse_probe(request: Request, query: dict[str, Any], *, max_bytes: int) -> Probe:
     """Read one picture and its parameters, the body's winning over the query's.
 
     Raises:
@@ -40,7 +40,6 @@ def parse_probe(request: Request, *, max_bytes: int) -> Probe:
     """
     # Base64 adds a third, multipart and JSON a little; the exact check is on the picture itself.
     request.max_content_length = max_bytes * 4 // 3 + 65_536
-    query = request.args.to_dict()
     if request.mimetype == "application/json":
         return _json_probe(request, query, max_bytes)
     if request.mimetype == "multipart/form-data":
@@ -49,16 +48,25 @@ def parse_probe(request: Request, *, max_bytes: int) -> Probe:
     return Probe(_checked(request.get_data(cache=False), max_bytes), query)
 
 
-def parse_uploads(request: Request, *, max_bytes: int, max_files: int) -> list[Upload]:
+def parse_uploads(
+    request: Request, *, max_bytes: int, max_files: int, max_request_bytes: int | None = None
+) -> list[Upload]:
     """Read the files of a multipart request, or the raw body as one file.
 
     Files that are empty or too long are kept, cut to one byte over the limit, so that each can be answered on its own.
+
+    Args:
+        max_bytes: longest file.
+        max_files: most files.
+        max_request_bytes: longest request; None keeps the limit that the request has.
 
     Raises:
         EmptyUpload: there is no file.
         InvalidRequest: more than `max_files`.
         UploadTooLarge: a single file that is too long.
     """
+    if max_request_bytes is not None:
+        request.max_content_length = max_request_bytes
     if request.mimetype != "multipart/form-data":
         return [Upload("body", _checked(request.get_data(cache=False), max_bytes))]
     files: list[FileStorage] = [file for field in _FILE_FIELDS for file in request.files.getlist(field)]
@@ -73,7 +81,7 @@ def parse_uploads(request: Request, *, max_bytes: int, max_files: int) -> list[U
     return uploads
 
 
-def _json_probe(request: Request, query: dict[str, str], max_bytes: int) -> Probe:
+def _json_probe(request: Request, query: dict[str, Any], max_bytes: int) -> Probe:
     body = request.get_json(silent=True, cache=False)
     if not isinstance(body, dict):
         raise InvalidRequest("The body is not a JSON object.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, jsonify
+from gunicorn.http.errors import ParseException
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -71,6 +72,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
 }
 
 _RETRY_AFTER_S = {503: 2}
+_MAX_FIELD_ERRORS = 20
 
 
 def problem_of(error: errors.FacedexError) -> dict[str, Any]:
@@ -88,14 +90,18 @@ def register_error_handlers(app: Flask) -> None:
     """Answer every exception of a view with a problem document."""
     app.register_error_handler(errors.FacedexError, _on_facedex_error)
     app.register_error_handler(HTTPException, _on_http_exception)
+    app.register_error_handler(ParseException, _on_broken_body)
     app.register_error_handler(Exception, _on_unexpected)
 
 
 def validation_problem(error: ValidationError) -> Response:
     """The answer to parameters that do not fit their schema; names each, without repeating the values."""
+    if any(item["type"] in ("model_type", "dict_type") and not item["loc"] for item in error.errors()):
+        detail = "Send a JSON object, with the header Content-Type: application/json."
+        return _respond(_problem(400, "Invalid request", "invalid_request", detail))
     fields = [
         {"field": ".".join(str(part) for part in item["loc"]) or "body", "message": item["msg"]}
-        for item in error.errors(include_url=False, include_input=False, include_context=False)
+        for item in error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_FIELD_ERRORS]
     ]
     detail = "; ".join(f"{field['field']}: {field['message']}" for field in fields)
     return _respond(_problem(422, "Invalid parameters", "invalid_parameters", detail) | {"errors": fields})
@@ -144,6 +150,13 @@ def _on_http_exception(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value
+    return response
+
+
+def _on_broken_body(_error: ParseException) -> Response:
+    """Gunicorn reads the body while the view does: a chunk whose size is none, say."""
+    response = problem_response(errors.InvalidRequest("The body of the request is broken."))
+    response.headers["Connection"] = "close"
     return response
 
 

@@ -11,7 +11,7 @@ from app.api.metrics import ANSWERS, DECISIONS, STAGE_SECONDS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_probe
 from app.api.problems import validation_problem
-from app.api.schemas import RecognitionAnswer, RecognizeParameters
+from app.api.schemas import RecognitionAnswer, RecognizeParameters, RecognizeQuery
 from app.api.wiring import services
 from app.names import clean_name
 from app.recognition.answer import build_answer
@@ -31,14 +31,14 @@ _BODY: dict[str, Any] = picture_body(
 
 
 @bp.post("/recognize", responses={200: RecognitionAnswer}, openapi_extensions=_BODY)
-def recognize() -> ViewReturn:
+def recognize(query: RecognizeQuery) -> ViewReturn:
     """Name every face of one picture from a domain's gallery (1:N).
 
     The picture is the multipart field `file`, the raw body, or base64 under the JSON key `image`. A picture without faces,
     or with nobody known on it, is a success with empty lists.
     """
     settings = services().settings
-    probe = parse_probe(request, max_bytes=settings.max_upload_bytes)
+    probe = parse_probe(request, query.model_dump(exclude_none=True), max_bytes=settings.max_upload_bytes)
     try:
         parameters = RecognizeParameters.model_validate(probe.parameters)
     except ValidationError as error:

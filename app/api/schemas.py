@@ -1,6 +1,6 @@
 """What the API takes and answers, as pydantic models: the source of `/openapi.json`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +9,13 @@ Count = Annotated[int, Field(ge=0)]
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FieldError(BaseModel):
+    """What is wrong with one parameter."""
+
+    field: str
+    message: str
 
 
 class Problem(BaseModel):
@@ -20,12 +27,13 @@ class Problem(BaseModel):
     code: str
     detail: str
     request_id: str
+    errors: list[FieldError] | None = Field(None, description="of invalid_parameters: one entry per field")
 
 
 class DomainPath(_In):
     """A domain in the path."""
 
-    domain: str = Field(description="the domain's name, or its numeric id where the name cannot stand in a path")
+    domain: str = Field(description="the domain's name, or its id where the name cannot stand in a path")
 
 
 class PersonPath(DomainPath):
@@ -44,7 +52,7 @@ class PageQuery(_In):
     """Which page of a list."""
 
     limit: int = Field(50, ge=1, le=500, description="most items to return")
-    cursor: str | None = Field(None, max_length=1000, description="`next_cursor` of the page before")
+    cursor: str | None = Field(None, max_length=2000, description="`next_cursor` of the page before")
 
 
 class PersonListQuery(PageQuery):
@@ -81,6 +89,14 @@ class RecognizeParameters(_In):
     threshold: float | None = Field(
         None, gt=0, le=2, description="largest cosine distance of a match; the model pack's where it is not given"
     )
+
+
+class RecognizeQuery(_In):
+    """The same parameters in the query: the only place for them beside a raw body. Form and JSON go before it."""
+
+    domain: str | None = Field(None, description="name or id of the domain to search; needed, here or in the body")
+    top_k: int | None = Field(None, ge=1, le=100, description="candidates to list per face; default 5")
+    threshold: float | None = Field(None, gt=0, le=2, description="largest cosine distance of a match")
 
 
 class Coordinates(BaseModel):
@@ -147,7 +163,7 @@ class FaceOut(BaseModel):
 
     box: Coordinates
     detection_score: float
-    decision: str = Field(description="match, ambiguous or unknown")
+    decision: Literal["match", "ambiguous", "unknown"]
     candidates: list[CandidateOut]
 
 
@@ -161,11 +177,11 @@ class ImageSize(BaseModel):
 class RecognitionAnswer(BaseModel):
     """The answer to a recognition request."""
 
-    status: str
+    status: Literal["success"]
     recognized_persons: list[RecognizedPerson]
     all_detected_matches: list[DetectedMatch]
     best_match: BestMatch | None
-    mode: str = Field(description="the service that answered: pgvector or pkl")
+    mode: Literal["pgvector", "pkl"] = Field(description="the service that answered")
     elapsed_time: float = Field(description="seconds")
     faces: list[FaceOut]
     image: ImageSize
@@ -191,18 +207,29 @@ class DomainModel(BaseModel):
 class DomainOut(BaseModel):
     """A domain in a list."""
 
-    id: int
+    id: str
     name: str
     embeddings: int
     model: DomainModel
     created_at: str
 
 
+class IndexOut(BaseModel):
+    """A domain's HNSW index."""
+
+    name: str
+    state: Literal["valid", "invalid", "missing"]
+    size_bytes: int
+    table_bytes: int
+    rows: int = Field(description="templates in the partition, counted")
+    search: Literal["exact", "hnsw"] = Field(description="the way a search begins")
+
+
 class DomainReport(DomainOut):
     """A domain's status report."""
 
     persons: int
-    index: dict[str, Any] = Field(description="state and size of the domain's HNSW index, and which search serves it")
+    index: IndexOut
 
 
 class DomainPage(BaseModel):
@@ -217,7 +244,7 @@ class PersonOut(BaseModel):
 
     id: str
     label: str
-    display_name: str | None
+    display_name: str
     faces: int
     created_at: str
     updated_at: str
@@ -237,7 +264,7 @@ class EnrolledFace(BaseModel):
     box: Coordinates
     detection_score: float
     sharpness: float
-    image_sha256: str
+    image_sha256: str | None = Field(description="of the file; null for a template whose picture was never seen")
     created_at: str
 
 
@@ -252,7 +279,9 @@ class FileResult(BaseModel):
     """What became of one uploaded file."""
 
     file: str
-    status: str = Field(description="enrolled, rejected (the picture's fault) or failed (ours: send it again)")
+    status: Literal["enrolled", "rejected", "failed"] = Field(
+        description="rejected: sending it again changes nothing; failed: the service's fault, send it again"
+    )
     code: str | None = Field(
         None, description="why not: no_face, several_faces, face_too_small, face_blurred, duplicate, …"
     )
@@ -268,6 +297,40 @@ class EnrolmentAnswer(BaseModel):
     rejected: int
     failed: int
     results: list[FileResult]
+    request_id: str
+
+
+class EnrolmentProblem(Problem):
+    """Why none of the files was enrolled, with each file's own result."""
+
+    person: PersonOut | None
+    enrolled: int
+    rejected: int
+    failed: int
+    results: list[FileResult]
+
+
+class Live(BaseModel):
+    """This process answers."""
+
+    status: Literal["ok"]
+
+
+class Check(BaseModel):
+    """One part of the service."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ok: bool
+    problem: str | None = None
+
+
+class Ready(BaseModel):
+    """Whether requests can be answered, and if not, why."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, Check]
+    reasons: list[str]
     request_id: str
 
 

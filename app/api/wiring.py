@@ -1,6 +1,7 @@
 """The one place where the web application is put together."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from flask import current_app, jsonify
 from flask.typing import ResponseReturnValue
@@ -21,6 +22,7 @@ from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
 
 _EXTENSION = "facedex"
+_MAX_JSON_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,12 @@ def build_app(settings: Settings) -> OpenAPI:
         static_folder=None,
     )
     app.json = StrictJSON(app)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
+    app.config["MAX_CONTENT_LENGTH"] = _MAX_JSON_BYTES  # routes that take pictures raise it for themselves
     app.extensions[_EXTENSION] = build_services(settings)
     register_context(app, settings)
     register_auth(app, settings.admin_key_file)
     register_error_handlers(app)
-    app.register_blueprint(health.bp)
-    for module in (recognize, domains, persons, faces):
+    for module in (recognize, domains, persons, faces, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     register_commands(app)

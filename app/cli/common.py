@@ -6,8 +6,10 @@ from typing import ParamSpec, TypeVar
 
 import click
 from flask.cli import with_appcontext
+from sqlalchemy.exc import ProgrammingError
 
 from app.api.wiring import services
+from app.db.session import driver_reason
 from app.errors import DatabaseUnavailable, EmbedderUnavailable, FacedexError
 from app.logs import configure_logging
 
@@ -31,7 +33,9 @@ def command_body(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except FacedexError as error:
-            hint = _HINTS.get(type(error))
-            raise click.ClickException(f"{error}{' ' + hint if hint else ''}") from None
+            parts = (str(error), driver_reason(error), _HINTS.get(type(error)))
+            raise click.ClickException(" ".join(part for part in parts if part)) from None
+        except ProgrammingError as error:
+            raise click.ClickException(f"The database's schema is not this program's: {driver_reason(error)}") from None
 
     return wrapped

@@ -8,10 +8,11 @@ from typing import Final
 import click
 from flask.cli import with_appcontext
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from app.api.wiring import Services, services
 from app.db.migrate import current_revision, head_revision
-from app.db.partitions import index_state
+from app.db.session import driver_reason
 from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
 
 _DISK_LOW_BYTES: Final = 2 * 1024**3
@@ -41,22 +42,30 @@ def doctor() -> None:
 
 
 def _run(examine: Callable[[Services], list[Finding]]) -> list[Finding]:
+    part = examine.__name__.strip("_")
     try:
         return examine(services())
     except DatabaseDisabled:
         return []
     except FacedexError as error:
-        return [Finding(examine.__name__.strip("_"), str(error), _cure(error))]
+        reason = driver_reason(error)
+        return [Finding(part, f"{error} ({reason})" if reason else str(error), _cure(error))]
+    except ProgrammingError as error:  # tables are missing: an older schema, or none
+        return [
+            Finding(
+                part, driver_reason(error) or "the database's schema is not this program's", f"{_SERVE}: it migrates"
+            )
+        ]
 
 
 def _cure(error: FacedexError) -> str:
     cures = {
-        "database_unavailable": f"{_SERVE}, or check VECTOR_DB_URL; the server's log is storage/logs/postgres.log",
+        "database_unavailable": f"{_SERVE}, or check VECTOR_DB_URL; the embedded server's log is logs/postgres.log",
         "embedder_unavailable": _SERVE,
         "unknown_model": "flask --app wsgi models list, then models install or models use",
-        "invalid_pack": "remove the pack's folder under storage/models and install it again",
+        "invalid_pack": "remove the pack's folder under models/ in the storage folder, and install it again",
     }
-    return cures.get(error.code, "see the logs under storage/logs")
+    return cures.get(error.code, "see the logs in the storage folder")
 
 
 def _database(found: Services) -> list[Finding]:
@@ -82,22 +91,16 @@ def _extension(found: Services) -> list[Finding]:
 
 def _indexes(found: Services) -> list[Finding]:
     findings: list[Finding] = []
-    cursor: str | None = None
     domains = 0
-    while True:
-        page = found.domains.list(limit=500, cursor=cursor)
-        for info in page.items:
-            domains += 1
-            with found.database.transaction() as session:
-                state = index_state(session, info.id)
-            if not state.valid:
-                says = f"the index of domain {info.name!r} is {'invalid' if state.exists else 'missing'}"
-                findings.append(Finding("indexes", says, f"flask --app wsgi domains reindex {info.id}"))
-            if state.rows != info.embeddings:
-                says = f"domain {info.name!r} counts {info.embeddings} templates and holds {state.rows}"
-                findings.append(Finding("indexes", says, f"flask --app wsgi domains reindex {info.id}"))
-        if (cursor := page.next_cursor) is None:
-            break
+    for info, state in found.domains.index_states():
+        domains += 1
+        cure = f"flask --app wsgi domains reindex {info.id}"
+        if not state.valid:
+            says = f"the index of domain {info.name!r} is {'invalid' if state.exists else 'missing'}"
+            findings.append(Finding("indexes", says, cure))
+        if state.rows != info.embeddings:
+            says = f"domain {info.name!r} counts {info.embeddings} templates and holds {state.rows}"
+            findings.append(Finding("indexes", says, cure))
     return findings or [Finding("indexes", f"{domains} domains, every index valid")]
 
 
@@ -124,7 +127,7 @@ def _pool(found: Services) -> list[Finding]:
     except (PoolBusy, WorkerTimeout):
         return [Finding("pool", "working, too busy to answer")]
     if status.model is None:
-        return [Finding("pool", status.problem or "no model is loaded", "see storage/logs/embedder.log")]
+        return [Finding("pool", status.problem or "no model is loaded", "see logs/embedder.log in the storage folder")]
     wanted = found.packs.active_name(found.settings.face_model)
     cure = "" if status.model == wanted else f"restart the service: {wanted} is chosen"
     return [Finding("pool", f"{status.model} loaded", cure)]

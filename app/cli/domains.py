@@ -40,7 +40,7 @@ def list_(as_json: bool) -> None:
         click.echo(json.dumps([dump_domain(info) for info in found], ensure_ascii=False, indent=2))
         return
     for info in found:
-        click.echo(f"{info.id:>6}  {info.name}  {info.embeddings} embeddings  {info.model}")
+        click.echo(f"{info.id}  {info.name}  {info.embeddings} embeddings  {info.model}")
     if not found:
         click.echo("There are no domains yet.")
 

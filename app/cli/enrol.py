@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,15 @@ from tqdm import tqdm
 from app.api.wiring import services
 from app.cli.common import command_body
 from app.enrolment.faces import FileOutcome
-from app.errors import DatabaseUnavailable, DomainNotFound, EmbedderUnavailable, InvalidName, PoolBusy
+from app.errors import (
+    DatabaseUnavailable,
+    DomainNotFound,
+    EmbedderUnavailable,
+    InvalidImage,
+    InvalidName,
+    PoolBusy,
+    UploadTooLarge,
+)
 from app.names import clean_name
 
 # Formats that the service decodes. Other files, such as Thumbs.db, are passed over and counted.
@@ -49,7 +58,7 @@ class Report:
             self.enrolled += 1
             self.persons.add(photo.label)
         else:
-            entry = {"file": str(photo.path), "code": outcome.error.code, "detail": str(outcome.error)}
+            entry = {"file": _shown(photo.path), "code": outcome.error.code, "detail": str(outcome.error)}
             self.rejected.append(entry)
 
     def as_json(self) -> dict[str, Any]:
@@ -82,7 +91,8 @@ def enrol(domain: str, folder: Path, jobs: int | None, only: tuple[str, ...], as
     report = Report()
     photos = list(_photos(folder, only, report))
     if not photos:
-        raise click.ClickException(f"No photos were found in {folder}: it needs one folder per person.")
+        why = f"none matches {' or '.join(only)}" if only else "it needs one folder per person"
+        raise click.ClickException(f"No photos were found in {folder}: {why}.")
     started_s = time.monotonic()
     with tqdm(total=len(photos), unit="photo", disable=None) as bar:
         for photo, outcome in _enrol_all(domain, photos, jobs or services().settings.embedder_workers + 1):
@@ -109,18 +119,21 @@ def _photos(folder: Path, only: tuple[str, ...], report: Report) -> Iterator[Pho
     """The photos, person by person; what is no photo goes into the report."""
     for entry in sorted(folder.iterdir()):
         if not entry.is_dir():
-            report.passed_over.append(f"{entry.name}: not in a person's folder")
+            report.passed_over.append(f"{_shown(Path(entry.name))}: not in a person's folder")
             continue
         try:
             label = clean_name(entry.name, "folder's name")
         except InvalidName as error:
-            report.passed_over.append(f"{entry.name!r}: {error}")
+            report.passed_over.append(f"{_shown(Path(entry.name))}: {error}")
             continue
-        for path in sorted(path for path in entry.rglob("*") if path.is_file()):
+        for path in sorted(path for path in entry.rglob("*") if not path.is_dir()):
             if only and not any(path.match(pattern) for pattern in only):
                 continue
             if path.suffix.lower() not in _SUFFIXES:
-                report.passed_over.append(f"{path.relative_to(folder)}: not a picture file")
+                report.passed_over.append(f"{_shown(path.relative_to(folder))}: not a picture file")
+                continue
+            if not path.is_file():
+                report.passed_over.append(f"{_shown(path.relative_to(folder))}: a broken link, or no ordinary file")
                 continue
             yield Photo(path, label)
 
@@ -132,14 +145,18 @@ def _enrol_all(domain: str, photos: Iterable[Photo], jobs: int) -> Iterator[tupl
 
     def work(photo: Photo) -> FileOutcome | None:
         try:
+            if photo.path.stat().st_size > app_services.settings.max_upload_bytes:
+                return FileOutcome(
+                    _shown(photo.path), error=UploadTooLarge("The file is longer than MAX_UPLOAD_BYTES.")
+                )
             data = photo.path.read_bytes()
         except OSError as error:
-            raise click.ClickException(f"{photo.path}: {error.strerror}") from error
+            return FileOutcome(_shown(photo.path), error=InvalidImage(f"The file cannot be read: {error.strerror}."))
         if hashlib.sha256(data).hexdigest() in known[photo.label]:
             return None
         until_s = time.monotonic() + _BUSY_PATIENCE_S
         while True:
-            (outcome,) = app_services.faces.enrol(domain, photo.label, [(photo.path.name, data)]).outcomes
+            (outcome,) = app_services.faces.enrol(domain, photo.label, [(_shown(photo.path), data)]).outcomes
             if isinstance(outcome.error, EmbedderUnavailable | DatabaseUnavailable):
                 raise outcome.error  # everything after it would fail too
             if not isinstance(outcome.error, PoolBusy) or time.monotonic() > until_s:
@@ -161,6 +178,11 @@ def _enrol_all(domain: str, photos: Iterable[Photo], jobs: int) -> Iterator[tupl
                 yield photo, future.result()
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _shown(path: Path) -> str:
+    """A path for people and for JSON; a name that is no UTF-8 is shown with escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _text(report: Report) -> str:

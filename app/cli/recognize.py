@@ -1,6 +1,7 @@
 """`flask recognize DOMAIN PHOTO`."""
 
 import json
+import math
 import time
 import uuid
 from pathlib import Path
@@ -24,6 +25,8 @@ from app.recognition.service import RecognitionRequest
 @command_body
 def recognize(domain: str, photo: Path, top_k: int, threshold: float | None, as_json: bool) -> None:
     """Name the faces of PHOTO from the gallery of DOMAIN."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise click.BadParameter("is not a number", param_hint="--threshold")
     started_s = time.monotonic()
     request_id = uuid.uuid4().hex
     result = services().recognition.recognize(

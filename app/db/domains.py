@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 from app.db.models import Domain, Person
 from app.db.partitions import create_partition, drop_partition, index_name
 from app.errors import ContractMismatch, DomainExists, DomainNotFound
-
-_MAX_ID_DIGITS = 9
+from app.names import as_uuid
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +45,21 @@ class Gallery:
 
 
 def load_gallery(session: Session, domain: str) -> Gallery:
-    """The domain of that name or, where none has it, of that id in decimal digits; in one round trip.
+    """The domain of that name or, where none has it, of that `uid`; in one round trip.
 
     Raises:
         DomainNotFound: no such domain.
     """
-    # A name wins over an id: a domain may be called `2024`.
     row = session.execute(
         text(
             "SELECT d.id, d.name, d.model, d.contract, d.dimension, d.template_count,"
             " coalesce(i.indisvalid AND i.indisready, false), d.complete"
-            " FROM (SELECT * FROM domains WHERE name = :name OR id = :id ORDER BY (name = :name) DESC LIMIT 1) AS d"
+            " FROM (SELECT * FROM domains WHERE name = :name OR uid = :uid ORDER BY (name = :name) DESC LIMIT 1) AS d"
             " LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(CAST(:prefix AS text) || d.id || :suffix)"
         ),
         {
             "name": domain,
-            "id": _as_id(domain),
+            "uid": as_uuid(domain),
             **dict(zip(("prefix", "suffix"), index_name(0).split("0"), strict=True)),
         },
     ).one_or_none()
@@ -71,14 +69,14 @@ def load_gallery(session: Session, domain: str) -> Gallery:
 
 
 def find_domain(session: Session, domain: str) -> Domain:
-    """The domain of that name or, where none has it, of that id in decimal digits.
+    """The domain of that name or, where none has it, of that `uid`.
 
     Raises:
         DomainNotFound: no such domain.
     """
     found = session.scalars(
         select(Domain)
-        .where((Domain.name == domain) | (Domain.id == _as_id(domain)))
+        .where((Domain.name == domain) | (Domain.uid == as_uuid(domain)))
         .order_by((Domain.name == domain).desc())
         .limit(1)
     ).first()
@@ -113,8 +111,10 @@ def create_domain(
     """Make a domain with its empty partition and index; one that is about to be filled by a migration is not `complete`.
 
     Raises:
-        DomainExists: the name is taken; the transaction is still usable.
+        DomainExists: the name is taken, or is another domain's `uid`, which it would hide; the transaction is still usable.
     """
+    if (uid := as_uuid(name)) is not None and session.scalar(select(Domain.id).where(Domain.uid == uid)) is not None:
+        raise DomainExists(f"{name!r} is the id of another domain.")
     domain = Domain(name=name, model=model, contract=contract, dimension=dimension, complete=complete)
     try:
         with session.begin_nested():
@@ -138,10 +138,6 @@ def drop_domain(session: Session, domain_id: int) -> None:
     drop_partition(session, domain_id)
     session.execute(delete(Person).where(Person.domain_id == domain_id))
     session.execute(delete(Domain).where(Domain.id == domain_id))
-
-
-def _as_id(domain: str) -> int | None:
-    return int(domain) if domain.isascii() and domain.isdecimal() and len(domain) <= _MAX_ID_DIGITS else None
 
 
 def _not_found(domain: str) -> DomainNotFound:

@@ -7,7 +7,6 @@ Below the storage folder lie `postgres/` (the data), `postgres.key` and `postgre
 import fcntl
 import os
 import shutil
-import stat
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,15 @@ import psycopg
 from app.config import Settings
 from app.db.provision import connect_as_superuser, provision
 from app.db.sandbox import Sandbox, ServerFolders, choose_sandbox
-from app.db.server_files import SUPERUSER, ServerFiles, ensure_key, install_folders, read_key, write_private
+from app.db.server_files import (
+    SUPERUSER,
+    ServerFiles,
+    ensure_key,
+    install_folders,
+    make_private_folder,
+    read_key,
+    write_private,
+)
 from app.db.server_process import ServerProcess, end_orphans, forget_ended
 from app.db.server_size import server_settings
 from app.errors import DatabaseUnavailable
@@ -97,8 +104,8 @@ class EmbeddedPostgres:
 
     def _prepare(self) -> None:
         files = self._files
-        _make_private_folder(files.run)
-        _make_private_folder(files.socket)
+        make_private_folder(files.run)
+        make_private_folder(files.socket, may_be_the_servers=True)
         for leftover in files.storage.glob(f"{_STAGE_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         end_orphans(files.data, patience_s=_ORPHANS_END_WITHIN_S)
@@ -216,15 +223,6 @@ def _take_lock(path: Path) -> IO[bytes]:
         file.close()
         raise DatabaseUnavailable("The embedded database of this storage folder runs already.") from None
     return file
-
-
-def _make_private_folder(path: Path) -> None:
-    """A folder that only its owner can enter. In a shared place like /tmp, somebody else may have made it before us."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or os.getuid() not in (0, found.st_uid):
-        raise DatabaseUnavailable(f"{path.name} belongs to another user.")
-    path.chmod(0o700)
 
 
 def _holds_cluster(data: Path) -> bool:

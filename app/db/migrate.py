@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import ProgrammingError
 
 from app.config import PROJECT_ROOT
 from app.db.session import set_local, translated_errors
@@ -84,14 +85,28 @@ def _take_turn(connection: Connection) -> None:
 
 def _require_pgvector(connection: Connection) -> None:
     """pgvector before 0.8.4 corrupted indexes under vacuum and parallel build."""
-    version = connection.scalar(
-        text("SELECT coalesce(installed_version, default_version) FROM pg_available_extensions WHERE name = 'vector'")
-    )
+    found = connection.execute(
+        text("SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'vector'")
+    ).one_or_none()
+    installed, version = (None, None) if found is None else (found[0], found[0] or found[1])
     wanted = ".".join(map(str, _PGVECTOR_AT_LEAST))
     if version is None:
         raise DatabaseUnavailable(f"The database server lacks the extension pgvector; {wanted} or newer is needed.")
+    if installed is None:
+        _create_extension(connection)
     if tuple(map(int, version.split(".")[:3])) < _PGVECTOR_AT_LEAST:
         raise DatabaseUnavailable(f"The database has pgvector {version}; {wanted} or newer is needed.")
+
+
+def _create_extension(connection: Connection) -> None:
+    try:
+        with connection.begin_nested():
+            connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
+    except ProgrammingError as error:
+        raise DatabaseUnavailable(
+            "The database lacks the extension pgvector, and this role may not create it: a superuser has to run"
+            " CREATE EXTENSION vector in it once."
+        ) from error
 
 
 def _config(connection: Connection | None) -> Config:

@@ -63,6 +63,7 @@ class Base(DeclarativeBase):
 class Domain(Base):
     """A tenant and the embedding contract that all of its templates follow.
 
+    `id` numbers partitions and never leaves the database; `uid` is what clients may use in place of the name.
     `template_count` is kept by `app/db/templates.py` under the domain's row lock; it chooses the way of searching.
     `complete` is false until the first migration of a dataset into it has finished: until then its gallery has gaps.
     """
@@ -74,6 +75,7 @@ class Domain(Base):
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=uuid4, server_default=text("gen_random_uuid()"))
     name: Mapped[str] = mapped_column(unique=True)
     model: Mapped[str]
     contract: Mapped[str]

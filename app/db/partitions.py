@@ -4,14 +4,18 @@ The index covers the embedding rounded to half precision, at half the size; the 
 distances are reported from. Names follow from the domain's id alone.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg.errors
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.db.session import Database, set_local
+from app.errors import DomainNotFound
 
 HNSW_M: Final = 16
 HNSW_EF_CONSTRUCTION: Final = 64
@@ -25,6 +29,12 @@ _BUILD_MEMORY_MAX_KB: Final = 1024 * 1024
 
 # A statement that waits for one of these locks makes later searches wait behind it.
 _DDL_LOCK_TIMEOUT: Final = "5s"
+
+_STATE_SQL: Final = """
+SELECT i.indexrelid IS NOT NULL, coalesce(i.indisvalid AND i.indisready, false),
+    coalesce(pg_relation_size(i.indexrelid), 0), pg_relation_size(CAST(:table AS regclass)), (SELECT count(*) FROM {table})
+FROM (SELECT to_regclass(:name) AS oid) AS wanted LEFT JOIN pg_index AS i ON i.indexrelid = wanted.oid
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +166,30 @@ def _set_build_memory(connection: Connection, domain_id: int, dimension: int) ->
 
 
 def index_state(session: Session, domain_id: int) -> IndexState:
-    """The state of the domain's index and partition. Counts rows: for reports, not for each request."""
+    """The state of the domain's index and partition. Counts rows: for reports, not for each request.
+
+    Raises:
+        DomainNotFound: it was deleted meanwhile.
+    """
     table, name = partition_name(domain_id), index_name(domain_id)
-    query = text(
-        "SELECT i.indexrelid IS NOT NULL, coalesce(i.indisvalid AND i.indisready, false),"
-        " coalesce(pg_relation_size(i.indexrelid), 0), pg_relation_size(CAST(:table AS regclass))"
-        " FROM (SELECT to_regclass(:name) AS oid) AS wanted LEFT JOIN pg_index AS i ON i.indexrelid = wanted.oid"
-    )
-    exists, valid, size, table_size = session.execute(query, {"table": table, "name": name}).one()
-    rows = session.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a name that ends in the id's digits
-    return IndexState(name, exists, valid, size, table_size, rows or 0)
+    with gone_means_deleted():
+        row = session.execute(text(_STATE_SQL.format(table=table)), {"table": table, "name": name}).one()
+    return IndexState(name, *row)
+
+
+@contextmanager
+def gone_means_deleted() -> Generator[None]:
+    """A partition that is not there any more was dropped with its domain.
+
+    Raises:
+        DomainNotFound: just that.
+    """
+    try:
+        yield
+    except ProgrammingError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise DomainNotFound("The domain was deleted.") from error
+        raise
 
 
 def index_is_valid(connection: Session | Connection, domain_id: int) -> bool:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -125,3 +126,31 @@ def write_private(path: Path, text: str) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(descriptor)
+
+
+def require_own_folder(path: Path, *, may_be_the_servers: bool = False) -> None:
+    """Make a folder that only its owner can enter, or see that an existing one is ours: in a shared place like /tmp, somebody
+    else may have made it before us, and whoever owns it can put files of their own in the place of ours.
+
+    Args:
+        path: the folder.
+        may_be_the_servers: it may belong to the user that the database server runs as, for whom root made it.
+
+    Raises:
+        DatabaseUnavailable: it belongs to another user, or is no folder.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    owners = (os.getuid(), found.st_uid) if may_be_the_servers and os.getuid() == 0 else (os.getuid(),)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
+        raise DatabaseUnavailable(f"{path} belongs to another user.")
+
+
+def make_private_folder(path: Path, *, may_be_the_servers: bool = False) -> None:
+    """As `require_own_folder`, and closed to everybody else again if it was opened.
+
+    Raises:
+        DatabaseUnavailable: likewise.
+    """
+    require_own_folder(path, may_be_the_servers=may_be_the_servers)
+    path.chmod(0o700)

@@ -2,8 +2,10 @@
 
 import os
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +20,9 @@ from app.db.server_files import embedded_url
 from app.errors import DatabaseBusy, DatabaseDisabled, DatabaseError, DatabaseTimeout, DatabaseUnavailable
 
 _POOL_RECYCLE_S: Final = 1_800
+# The server's own limit comes first; a server that does not keep to it, being stopped or hung, is given up this much later.
+_GRACE_S: Final = 1.0
+_READY_WITHIN_S: Final = 2.0
 _IDLE_IN_TRANSACTION_S: Final = 60
 # A host that vanished without a word is noticed within seconds instead of a quarter of an hour. Sockets on this machine
 # ignore these.
@@ -59,6 +64,34 @@ class _Process:
     engine: Engine | None = None
 
 
+# Until when, on the monotonic clock, this thread waits for the server; None: for as long as it takes.
+_give_up_at_s: ContextVar[float | None] = ContextVar("give_up_at_s", default=None)
+
+
+class _BoundedConnection(psycopg.Connection[Any]):
+    """Gives up a server that does not answer: `statement_timeout` is the server's to keep, and a hung one keeps nothing."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        until_s = _give_up_at_s.get()
+        if until_s is not None and timeout is None:
+            timeout = max(0.0, until_s - time.monotonic())
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.errors._WaitTimeout:
+            self.pgconn.finish()  # its answer, should it still come, belongs to nobody: the connection is of no more use
+            raise psycopg.OperationalError("the server does not answer") from None
+
+
+@contextmanager
+def patience(seconds: float | None) -> Generator[None]:
+    """Wait for the server no longer than this, in all that the block does with it."""
+    token = _give_up_at_s.set(None if seconds is None else time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _give_up_at_s.reset(token)
+
+
 class Database:
     """The pool of connections of this process. Nothing is opened before the first use; after a fork it starts anew."""
 
@@ -95,7 +128,13 @@ class Database:
             DatabaseTimeout: a statement, or the wait for a lock, took too long; nothing of the block is stored.
             sqlalchemy.exc.IntegrityError: a constraint was violated.
         """
-        with translated_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        limit_s = self._settings.db_statement_timeout_s if timeout_s is None else timeout_s
+        with (
+            translated_errors(),
+            patience(min(limit_s, self._settings.db_statement_timeout_s) + _GRACE_S),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             if timeout_s is not None and timeout_s < self._settings.db_statement_timeout_s:
                 set_local(session, statement_timeout=f"{max(1, round(timeout_s * 1000))}ms")
             yield session
@@ -130,7 +169,8 @@ class Database:
         # Here, because migrations need connections, and only this needs migrations.
         from app.db.migrate import require_head
 
-        require_head(self.engine)
+        with patience(_READY_WITHIN_S):
+            require_head(self.engine)
 
     def close(self) -> None:
         """Close this process's connections. A later use opens new ones."""
@@ -178,6 +218,16 @@ def translated_errors() -> Generator[None]:
         raise translated from error
 
 
+def driver_reason(error: BaseException) -> str:
+    """The first line of what the driver said, for an operator: hosts, roles and databases, never a password; else empty."""
+    while not isinstance(error, psycopg.Error):
+        cause = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error.__cause__
+        if cause is None:
+            return ""
+        error = cause
+    return str(error).partition("\n")[0]
+
+
 def _translated(error: BaseException | None, *, lost: bool) -> DatabaseError | None:
     """The error of ours that says the same; None where it is a mistake of the caller's or of the program's."""
     if not isinstance(error, psycopg.Error):
@@ -185,8 +235,8 @@ def _translated(error: BaseException | None, *, lost: bool) -> DatabaseError | N
     state = error.sqlstate or ""
     if state in _TIMEOUTS:
         return DatabaseTimeout(_TIMEOUTS[state])
-    # Without a state the server said nothing: the connection failed or broke.
-    silent = not state and isinstance(error, psycopg.OperationalError)
+    # Without a state the server said nothing: the connection failed or broke, or its address has options that there are not.
+    silent = not state and isinstance(error, psycopg.OperationalError | psycopg.ProgrammingError)
     if lost or silent or state.startswith(_UNAVAILABLE_CLASSES):
         return DatabaseUnavailable("The database cannot be reached, or cannot serve the request now.")
     return None
@@ -212,8 +262,13 @@ def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> E
         hide_parameters=True,
         **pool,
     )
+    event.listen(engine, "do_connect", _connect)
     event.listen(engine, "connect", _register_vector)
     return engine
+
+
+def _connect(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+    return _BoundedConnection.connect(**parameters)
 
 
 def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:

@@ -11,21 +11,21 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-import psycopg.errors
 from pgvector import Vector
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.db.domains import Gallery
-from app.db.partitions import partition_name
+from app.db.partitions import gone_means_deleted, partition_name
 from app.db.session import set_local
 from app.db.templates import unit_vectors
-from app.errors import DomainNotFound
 from app.vision.faces import Float32Array
 
 # Enough for a person with many templates, few enough to be sorted in passing.
 _EXACT_ROWS_PER_PERSON: Final = 30
+# A person has some templates; so many rows hold about as many persons as are asked for.
+_HNSW_ROWS_PER_PERSON: Final = 10
+_MAX_EF_SEARCH: Final = 1_000  # pgvector's
 
 
 class SearchPath(StrEnum):
@@ -102,14 +102,10 @@ def search(
     units = unit_vectors(probes, gallery.dimension)
     if len(units) == 0 or gallery.template_count == 0:
         return [ProbeHits((), SearchPath.EXACT)] * len(units)
-    try:
+    with gone_means_deleted():
         if gallery.template_count <= options.exact_max_rows or not gallery.index_valid:
             return _exact(session, gallery, units, options, SearchPath.EXACT)
         return _through_index(session, gallery, units, options)
-    except ProgrammingError as error:
-        if isinstance(error.orig, psycopg.errors.UndefinedTable):
-            raise DomainNotFound("The domain was deleted.") from error
-        raise
 
 
 # Of the rows nearest to each probe, the persons; of these, all templates. Unit vectors: the cosine distance is 1 plus the
@@ -166,8 +162,9 @@ def _exact(
 
 def _through_index(session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions) -> list[ProbeHits]:
     """Ask the index, and scan the partition for the probes of which it leaves a doubt."""
-    insist_on_index(session, options.ef_search)
-    found = _run(session, gallery, units, options, HNSW_ROWS_SQL, options.ef_search)
+    rows = min(max(options.ef_search, _HNSW_ROWS_PER_PERSON * options.top_k), _MAX_EF_SEARCH)
+    insist_on_index(session, rows)
+    found = _run(session, gallery, units, options, HNSW_ROWS_SQL, rows)
     hits = [ProbeHits(persons, SearchPath.HNSW) for persons, _horizon in found]
     doubtful = [n for n, (persons, horizon) in enumerate(found) if not is_clear(persons, horizon, options)]
     if doubtful:

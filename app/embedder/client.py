@@ -16,7 +16,6 @@ from app.embedder.protocol import (
     DEADLINE_HEADER,
     REQUEST_ID_HEADER,
     TIMEOUT_HEADER,
-    EmbedMode,
     load_analysis,
 )
 from app.errors import (
@@ -32,7 +31,7 @@ from app.errors import (
     WorkerCrashed,
     WorkerTimeout,
 )
-from app.vision.faces import Analysis
+from app.vision.faces import Analysis, Embed
 
 _ERRORS_BY_CODE: dict[str, type[FacedexError]] = {
     error.code: error
@@ -88,7 +87,7 @@ class EmbedderClient:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: EmbedMode = "all", request_id: str = "") -> Analysis:
+    def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all", request_id: str = "") -> Analysis:
         """Detect and embed the faces of one picture.
 
         Args:

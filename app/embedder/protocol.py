@@ -5,14 +5,13 @@ Vectors travel as base64 of little-endian float32: half the size of decimal text
 
 import base64
 import json
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from app.vision.faces import Analysis, Box, Face, FaceQuality, Float32Array
+from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array
 
-EmbedMode = Literal["all", "largest", "none"]
-EMBED_MODES: Final[tuple[EmbedMode, ...]] = ("all", "largest", "none")
+EMBED_MODES: Final[tuple[Embed, ...]] = get_args(Embed)
 
 # The deadline on CLOCK_MONOTONIC, in seconds: meaningful on the machine that set it only.
 DEADLINE_HEADER: Final = "X-Deadline-Monotonic"

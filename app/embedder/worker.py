@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import structlog
 
 from app.config import Settings
-from app.embedder.protocol import EmbedMode
 from app.errors import FacedexError, ModelUnavailable
 from app.vision.engine import FaceEngine, load_engine
-from app.vision.faces import Analysis
+from app.vision.faces import Analysis, Embed
 from app.vision.packs import PackStore
 
 log = structlog.stdlib.get_logger("facedex.worker")
@@ -74,7 +73,7 @@ class Worker:
             pid=os.getpid(),
         )
 
-    def analyze(self, image: bytes, embed: EmbedMode) -> Analysis:
+    def analyze(self, image: bytes, embed: Embed) -> Analysis:
         """Detect and embed the faces of one picture.
 
         Raises:

@@ -1,7 +1,9 @@
 """Domains: create, list, report, delete."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import func, select
 
@@ -13,6 +15,7 @@ from app.db.session import Database
 from app.db.templates import recount_templates
 from app.enrolment.lookup import find_domain
 from app.enrolment.pages import Page, decode_cursor, encode_cursor
+from app.errors import DomainNotFound
 from app.names import clean_name
 from app.vision.packs import PackStore
 
@@ -21,7 +24,7 @@ from app.vision.packs import PackStore
 class DomainInfo:
     """A domain as lists show it; `embeddings` counts its templates."""
 
-    id: int
+    id: UUID
     name: str
     model: str
     contract: str
@@ -102,6 +105,18 @@ class DomainService:
             search = "exact" if small or not index.valid else "hnsw"
             return DomainStatus(_info(domain), persons, index, search)
 
+    def index_states(self) -> Iterator[tuple[DomainInfo, IndexState]]:
+        """Every domain with the state of its index, for an examination."""
+        with self._database.transaction() as session:
+            domains = session.scalars(select(Domain).order_by(Domain.name)).all()
+        for domain in domains:
+            try:
+                with self._database.transaction() as session:
+                    found = find_domain(session, domain.name)
+                    yield _info(found), index_state(session, found.id)
+            except DomainNotFound:
+                continue  # deleted meanwhile
+
     def delete(self, name: str) -> DomainInfo:
         """Delete a domain with everything in it. Returns what it was.
 
@@ -130,7 +145,7 @@ class DomainService:
 
 def _info(domain: Domain) -> DomainInfo:
     return DomainInfo(
-        id=domain.id,
+        id=domain.uid,
         name=domain.name,
         model=domain.model,
         contract=domain.contract,

@@ -26,13 +26,12 @@ from app.enrolment.quality import check_quality, main_face
 from app.errors import (
     DatabaseError,
     DuplicateFace,
+    EmbedderError,
     EmptyUpload,
     FacedexError,
     FaceNotFound,
-    ImageError,
     InvalidRequest,
     PersonNotFound,
-    RecognitionError,
     UploadTooLarge,
 )
 from app.names import clean_name
@@ -41,7 +40,7 @@ from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
 
-# Pictures of one request that are in the pool at the same time: more would keep other clients waiting.
+# Pictures of one request that are in the pool at the same time, at the most, and never all workers: others wait too.
 _PARALLEL: Final = 4
 # The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
 # photos of one person hardly ever are.
@@ -70,8 +69,8 @@ class FileOutcome:
 
     @property
     def rejected(self) -> bool:
-        """Whether the picture itself is the reason: sending it again would change nothing."""
-        return isinstance(self.error, ImageError | RecognitionError | InvalidRequest)
+        """Whether sending it again would change nothing: the picture, or the domain, is the reason."""
+        return self.error is not None and not isinstance(self.error, EmbedderError | DatabaseError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,8 @@ class FaceService:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
 
-        with ThreadPoolExecutor(max_workers=min(_PARALLEL, len(files))) as threads:
+        parallel = min(_PARALLEL, len(files), max(1, self._settings.embedder_workers - 1))
+        with ThreadPoolExecutor(max_workers=parallel) as threads:
             outcomes = tuple(threads.map(enrol_one, files))
         return EnrolmentResult(self._person_or_none(domain_id, label), outcomes)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.errors import InvalidRequest
+from app.names import has_control_characters
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ class Page(Generic[T]):
 
 def encode_cursor(*key: str) -> str:
     """The cursor behind the item with this sort key."""
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, parts: int) -> list[str]:
@@ -37,6 +38,6 @@ def decode_cursor(cursor: str, parts: int) -> list[str]:
         raise InvalidRequest("The cursor is not one that this service gave.") from None
     if not isinstance(key, list) or len(key) != parts or not all(isinstance(part, str) for part in key):
         raise InvalidRequest("The cursor is not one that this service gave.")
-    if any("\x00" in part or not part.isprintable() for part in key):
+    if any(has_control_characters(part) for part in key):
         raise InvalidRequest("The cursor is not one that this service gave.")
     return key

@@ -16,7 +16,7 @@ from app.db.templates import delete_person
 from app.enrolment.lookup import find_domain
 from app.enrolment.pages import Page, decode_cursor, encode_cursor
 from app.errors import PersonExists, PersonNotFound
-from app.names import clean_name
+from app.names import as_uuid, clean_name
 
 
 class Unset:
@@ -146,7 +146,7 @@ def find_person(session: Session, domain_id: int, label: str) -> Person:
     """
     label = clean_name(label, "label")
     person = find_by_label(session, domain_id, label)
-    if person is None and (person_id := _as_uuid(label)) is not None:
+    if person is None and (person_id := as_uuid(label)) is not None:
         query = select(Person).where(Person.domain_id == domain_id, Person.id == person_id)
         person = session.scalars(query).one_or_none()
     if person is None:
@@ -184,19 +184,10 @@ def add_person(session: Session, domain_id: int, label: str, display_name: str) 
 def _refuse_taken(session: Session, domain_id: int, label: str) -> None:
     """A label that is another person's label, or their id: it would hide that person from requests by id."""
     taken = select(Person.id).where(Person.domain_id == domain_id, Person.label == label)
-    if (as_id := _as_uuid(label)) is not None:
+    if (as_id := as_uuid(label)) is not None:
         taken = select(Person.id).where(Person.domain_id == domain_id, (Person.label == label) | (Person.id == as_id))
     if session.scalars(taken).first() is not None:
         raise PersonExists(f"A person labelled {label!r} exists already in this domain.")
-
-
-def _as_uuid(text: str) -> UUID | None:
-    # In its usual form only: UUID() takes many others, which are ordinary labels here.
-    try:
-        value = UUID(text)
-    except ValueError:
-        return None
-    return value if str(value) == text.lower() else None
 
 
 def _with_faces(domain_id: int) -> Select[Person, int]:
@@ -210,8 +201,10 @@ def _with_faces(domain_id: int) -> Select[Person, int]:
 
 
 def _read(session: Session, person: Person) -> PersonInfo:
-    found, faces = session.execute(_with_faces(person.domain_id).where(Person.id == person.id)).one()
-    return _info(found, faces)
+    row = session.execute(_with_faces(person.domain_id).where(Person.id == person.id)).one_or_none()
+    if row is None:
+        raise PersonNotFound("The person was deleted.")
+    return _info(*row)
 
 
 def _info(person: Person, faces: int) -> PersonInfo:

@@ -27,7 +27,7 @@ def build_answer(result: RecognitionResult, *, request_id: str, elapsed_s: float
         },
         "mode": result.mode,
         "elapsed_time": round(elapsed_s, 4),
-        "faces": [_face_to_json(face, result.calibration) for face in result.faces],
+        "faces": [_face_to_json(face, result) for face in result.faces],
         "image": {"width": result.width_px, "height": result.height_px},
         "domain": result.domain,
         "model": result.model,
@@ -71,12 +71,13 @@ def _metrics(seen: list[Candidate], calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _face_to_json(result: FaceResult, calibration: Calibration) -> dict[str, Any]:
+def _face_to_json(face: FaceResult, result: RecognitionResult) -> dict[str, Any]:
+    listed = face.candidates[: result.top_k]
     return {
-        "box": box_to_json(result.face.box),
-        "detection_score": round(result.face.score, 4),
-        "decision": result.decision.value,
-        "candidates": [_candidate_to_json(candidate, calibration) for candidate in result.candidates],
+        "box": box_to_json(face.face.box),
+        "detection_score": round(face.face.score, 4),
+        "decision": face.decision.value,
+        "candidates": [_candidate_to_json(candidate, result.calibration) for candidate in listed],
     }
 
 

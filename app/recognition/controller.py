@@ -97,7 +97,7 @@ class RecognitionController:
         search_ms = (time.monotonic() - searched_s) * 1000
         log.info(f"[{route.mode}] Found {len(analysis.faces)} faces")
         faces = tuple(
-            _judge(route.mode, number, face, found, query, request.top_k)
+            _judge(route.mode, number, face, found, query)
             for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
         )
         named = {face.candidates[0].label for face in faces if face.decision is Decision.MATCH}
@@ -110,6 +110,7 @@ class RecognitionController:
             model=analysis.model,
             calibration=calibration,
             threshold=query.threshold,
+            top_k=request.top_k,
             width_px=analysis.width_px,
             height_px=analysis.height_px,
             faces=faces,
@@ -176,10 +177,10 @@ def _unanswered(error: FacedexError, unusable: FacedexError) -> FacedexError:
     return unusable if isinstance(error, DomainNotFound) else error
 
 
-def _judge(mode: str, number: int, face: Face, found: FaceHits, query: SearchQuery, top_k: int) -> FaceResult:
+def _judge(mode: str, number: int, face: Face, found: FaceHits, query: SearchQuery) -> FaceResult:
     log.info(f"[{mode}] Found {len(found.candidates)} matches for face {number}", path=found.path)
     decision = decide(found.candidates, threshold=query.threshold, margin=query.margin)
-    return FaceResult(face, decision, found.candidates[:top_k])
+    return FaceResult(face, decision, found.candidates)
 
 
 def _embeddings(analysis: Analysis) -> list[Float32Array]:

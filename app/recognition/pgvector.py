@@ -14,7 +14,6 @@ from app.deadline import Deadline
 from app.errors import DomainNotMigrated
 from app.recognition.breaker import CircuitBreaker
 from app.recognition.matching import Candidate
-from app.recognition.patience import within
 from app.recognition.service import FaceHits, SearchQuery
 from app.vision.faces import Float32Array
 
@@ -22,8 +21,6 @@ T = TypeVar("T")
 
 # Looking a domain up takes a millisecond. A server that needs so much longer has stopped answering.
 _LOOKUP_S: Final = 3.0
-# A server that works ends a statement itself when its time is over; only then is it given up.
-_GRACE_S: Final = 0.5
 
 
 class PgvectorRecognition:
@@ -39,7 +36,7 @@ class PgvectorRecognition:
     def open(self, domain: str, deadline: Deadline) -> "PgvectorGallery":
         """As `RecognitionService.open`."""
         limit_s = min(_LOOKUP_S, deadline.remaining_s())
-        found = self._ask(lambda session: load_gallery(session, domain), limit_s, patience_s=_LOOKUP_S)
+        found = self._ask(lambda session: load_gallery(session, domain), limit_s)
         return PgvectorGallery(self, found)
 
     def search(
@@ -62,18 +59,12 @@ class PgvectorRecognition:
             hits = search(session, gallery, list(probes), options)
             return [FaceHits(tuple(map(_candidate, found.persons)), found.path.value) for found in hits]
 
-        limit_s = deadline.remaining_s()
-        return self._ask(work, limit_s, patience_s=max(_LOOKUP_S, limit_s))
+        return self._ask(work, deadline.remaining_s())
 
-    def _ask(self, work: Callable[[Session], T], limit_s: float, *, patience_s: float) -> T:
-        """One transaction: `limit_s` is the server's for each statement, `patience_s` ours for the server."""
-
-        def transaction() -> T:
-            with self._database.transaction(limit_s) as session:
-                return work(session)
-
-        with self._breaker.guard():
-            return within(patience_s + _GRACE_S, transaction)
+    def _ask(self, work: Callable[[Session], T], limit_s: float) -> T:
+        """One transaction of at most `limit_s`; a server that does not keep to it is given up."""
+        with self._breaker.guard(), self._database.transaction(limit_s) as session:
+            return work(session)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ class RecognitionRequest:
 
     Attributes:
         image: the file's bytes.
-        domain: the cleaned name of the domain, or its id in decimal digits.
+        domain: the cleaned name of the domain, or its id.
         top_k: how many candidates to list per face.
         threshold: cosine distance that overrides the pack's; None keeps it.
         deadline: when the answer is of no more use.
@@ -34,7 +34,7 @@ class RecognitionRequest:
 
 @dataclass(frozen=True, slots=True)
 class FaceResult:
-    """One face of the probe with what was found for it; candidates nearest first."""
+    """One face of the probe with all that was found for it, at least two persons where there are two; nearest first."""
 
     face: Face
     decision: Decision
@@ -61,6 +61,7 @@ class RecognitionResult:
         model: name of the pack.
         calibration: turns distances into confidences.
         threshold: the cosine distance that was applied.
+        top_k: how many candidates to list per face.
         width_px, height_px: size of the probe as a viewer shows it.
         faces: largest first.
         timings_ms: decode, detect, embed, search.
@@ -72,6 +73,7 @@ class RecognitionResult:
     model: str
     calibration: Calibration
     threshold: float
+    top_k: int
     width_px: int
     height_px: int
     faces: tuple[FaceResult, ...]

@@ -1,17 +1,37 @@
 """`scripts/serve` ends here: options, preparation, then the supervisor."""
 
+import signal
+
+# Until `main` takes it, Ctrl-C just ends: importing takes half a second, and nothing has been started.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import fcntl
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from app.api.auth import create_admin_key
-from app.config import ENV_FILE, PROJECT_ROOT, Settings, SettingsError, load_settings
+from app.config import (
+    ENV_FILE,
+    PROJECT_ROOT,
+    SUPERVISED,
+    Settings,
+    SettingsError,
+    load_settings,
+    publish_running,
+    reload_settings,
+    serve_lock,
+)
+from app.db.server_files import require_own_folder
+from app.db.session import driver_reason
 from app.errors import FacedexError
 from app.logs import configure_logging
 from app.server.parts import CannotStart, prepare_datasets, say, start_database, start_pool_and_web
@@ -39,14 +59,13 @@ def main() -> int:
     supervisor = Supervisor()
     supervisor.handle_signals()
     try:
-        _prepare_storage(settings)
-        configure_logging(settings, settings.logs_dir / "serve.log")
-        with _exclusive(settings):
-            _run(settings, supervisor)
+        with _held_storage(settings):
+            configure_logging(settings, settings.logs_dir / "serve.log")
+            _run(_with_model(settings), supervisor)
     except Stopped:
         pass
     except (CannotStart, FacedexError) as error:
-        say(f"cannot start: {error}")
+        say(f"cannot start: {error}{_cause(error)}")
         return 1
     finally:
         supervisor.stop()
@@ -63,7 +82,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (HOST; default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (PORT; default 8000)")
     parser.add_argument(
-        "--storage", metavar="DIR", type=Path, help="folder for all data (STORAGE_DIR; default storage)"
+        "--storage",
+        metavar="DIR",
+        type=_folder,
+        help="folder for all data, from the current folder (STORAGE_DIR, from the checkout; default storage)",
     )
     parser.add_argument(
         "--workers", type=int, help="worker processes of the pool (EMBEDDER_WORKERS; default: the cores)"
@@ -72,63 +94,80 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("needs the name of a folder")
+    return Path(text).expanduser().resolve()
+
+
 def _set_environment(arguments: argparse.Namespace) -> None:
     """Options are settings: put them where the children look too."""
     given = {
         "HOST": arguments.host,
         "PORT": arguments.port,
-        "STORAGE_DIR": arguments.storage and arguments.storage.resolve(),
+        "STORAGE_DIR": arguments.storage,
         "EMBEDDER_WORKERS": arguments.workers,
         ENV_FILE: arguments.env_file and arguments.env_file.resolve(),
     }
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
 
-def _prepare_storage(settings: Settings) -> None:
+@contextmanager
+def _held_storage(settings: Settings) -> Generator[None]:
+    """Make the storage folder, and hold it: a second service on the same data would fight over it."""
     try:
-        if not settings.storage_dir.exists():  # one that exists has permissions of the operator's choice
-            settings.storage_dir.mkdir(parents=True)
-            if os.getuid() == 0:  # the database's own user has to pass through to its folder, and can list nothing
-                settings.storage_dir.chmod(0o711)
-        for folder in (settings.run_dir, settings.logs_dir, settings.models_dir, settings.pkl_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        settings.run_dir.chmod(0o700)
-        if settings.run_dir.stat().st_uid != os.getuid():
-            raise CannotStart(f"{settings.run_dir} belongs to another user.")
-        if create_admin_key(settings.admin_key_file):
-            say(f"created the admin API key in {settings.admin_key_file}")
+        lock = _make_and_lock(settings)
     except OSError as error:
         raise CannotStart(f"{error.filename} cannot be used: {error.strerror}.") from error
-
-
-class _exclusive:  # noqa: N801 -- a context manager, used like a function
-    """Holds the storage folder: a second service on the same data would fight over it. Says whom to signal in `serve.pid`."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._path = settings.run_dir / "serve.lock"
-        self._pid_path = settings.run_dir / "serve.pid"
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("ab")
+    with lock:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CannotStart(
-                "another Facedex runs with this storage folder; use --storage DIR for a second one."
-            ) from None
-        self._pid_path.write_text(f"{os.getpid()}\n")
+            yield
+        finally:
+            pid_file(settings).unlink(missing_ok=True)
 
-    def __exit__(self, *_exc: object) -> None:
-        if self._file is not None:
-            self._pid_path.unlink(missing_ok=True)
-            self._file.close()
+
+def _make_and_lock(settings: Settings) -> IO[bytes]:
+    if not settings.storage_dir.exists():  # one that exists has permissions of the operator's choice
+        settings.storage_dir.mkdir(parents=True)
+        if os.getuid() == 0:  # the database's own user has to pass through to its folder, and can list nothing
+            settings.storage_dir.chmod(0o711)
+    require_own_folder(settings.run_dir)
+    lock = serve_lock(settings).open("ab")
+    _lock(lock)
+    pid_file(settings).write_text(f"{os.getpid()}\n")
+    for folder in (settings.logs_dir, settings.models_dir, settings.pkl_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    if create_admin_key(settings.admin_key_file):
+        say(f"created the admin API key in {settings.admin_key_file}")
+    return lock
+
+
+def pid_file(settings: Settings) -> Path:
+    """Says whom to signal while the service runs."""
+    return settings.run_dir / "serve.pid"
+
+
+def _lock(file: IO[bytes]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(
+            "another Facedex runs with this storage folder; use --storage DIR for a second one."
+        ) from None
+
+
+def _with_model(settings: Settings) -> Settings:
+    """The settings with the pack that is active now: one chosen later counts from the next start on, for all processes."""
+    os.environ["FACE_MODEL"] = _prepare_model(settings)
+    os.environ[SUPERVISED] = "1"
+    settings = reload_settings()
+    publish_running(settings)
+    return settings
 
 
 def _run(settings: Settings, supervisor: Supervisor) -> None:
     started_s = time.monotonic()
     _check_port(settings)
-    _prepare_model(settings)
     if settings.vector_db_enabled:
         start_database(settings, supervisor)
     prepare_datasets(settings, supervisor)
@@ -148,17 +187,25 @@ def _check_port(settings: Settings) -> None:
             raise CannotStart(f"{settings.host}:{settings.port}: {error.strerror}; use --port or --host.") from error
 
 
-def _prepare_model(settings: Settings) -> None:
+def _prepare_model(settings: Settings) -> str:
     store = PackStore(settings.models_dir)
     if DEFAULT_PACK not in store.names():
         say("preparing the model pack dlib (once)")
         done = subprocess.run(
-            [_PYTHON, "-m", "app.server.prepare_model"], check=False, stderr=subprocess.PIPE, text=True
+            # -P: never from the caller's folder.
+            [_PYTHON, "-P", "-m", "app.server.prepare_model"],
+            cwd=PROJECT_ROOT,
+            env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)},
+            check=False,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the supervisor alone
         )
         if done.returncode != 0:
             raise CannotStart(f"the model pack dlib could not be prepared: {done.stderr.strip() or done.returncode}")
     pack = store.active(settings.face_model)
     say(f"model pack {pack.manifest.name}, licence: {pack.manifest.licence.name}")
+    return pack.manifest.name
 
 
 def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
@@ -177,21 +224,21 @@ def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
 def _announce(settings: Settings, took_s: float) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    prefix = "" if settings.storage_dir == PROJECT_ROOT / "storage" else f"STORAGE_DIR={settings.storage_dir} "
     body = _WITH_DATABASE if settings.vector_db_enabled else _WITH_DATASETS
     say(f"ready after {took_s:.1f} s")
-    print((_HEAD + body + _FOOT).format(url=url, key=settings.admin_key_file, prefix=prefix, pkl=settings.pkl_dir))  # noqa: T201
+    key, flask = shlex.quote(str(settings.admin_key_file)), _flask_command(settings)
+    print((_HEAD + body + _FOOT).format(url=url, key=key, flask=flask, pkl=settings.pkl_dir))  # noqa: T201
     sys.stdout.flush()
 
 
 _HEAD: Final = """
 Facedex is ready on {url}
 
-  key         KEY=$(cat {key})
+  key         KEY="$(cat {key})"
 """
 _WITH_DATABASE: Final = """\
   domain      curl -H "x-api-key: $KEY" -H "Content-Type: application/json" -d '{{"name": "people"}}' {url}/v1/domains
-  enrol       {prefix}.venv/bin/flask --app wsgi enrol people FOLDER        # one folder of photos per person
+  enrol       {flask} enrol people FOLDER        # one folder of photos per person
   or          curl -H "x-api-key: $KEY" -F file=@alice.jpg {url}/v1/domains/people/persons/Alice/faces
 """
 _WITH_DATASETS: Final = """\
@@ -202,6 +249,24 @@ _FOOT: Final = """\
   API         {url}/docs/swagger  (the password is the key)
   stop        Ctrl-C
 """
+
+
+def _flask_command(settings: Settings) -> str:
+    """How to type `flask` where the service was started."""
+    words = []
+    if settings.storage_dir != PROJECT_ROOT / "storage":
+        words.append(f"STORAGE_DIR={shlex.quote(str(settings.storage_dir))}")
+    if Path.cwd() == PROJECT_ROOT:
+        return " ".join([*words, ".venv/bin/flask --app wsgi"])
+    return " ".join(
+        [*words, shlex.quote(f"{PROJECT_ROOT}/.venv/bin/flask"), "--app", shlex.quote(f"{PROJECT_ROOT}/wsgi.py")]
+    )
+
+
+def _cause(error: Exception) -> str:
+    """The driver's own reason, for the operator; it names hosts and roles, never a password."""
+    reason = driver_reason(error)
+    return f" ({reason})" if reason else ""
 
 
 if __name__ == "__main__":

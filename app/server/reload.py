@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from app.config import Settings, SettingsError, reload_settings, set_in_environment
+from app.config import Settings, SettingsError, publish_running, reload_settings, set_in_environment
 from app.errors import FacedexError
 from app.server.children import Child
 from app.server.parts import DATABASE, WEB, prepare_datasets, say, start_database, stop_timeout_s
@@ -45,6 +45,7 @@ def reload(supervisor: Supervisor) -> None:
     _replace_web_workers(settings, supervisor)
     if not settings.vector_db_enabled:
         supervisor.stop_part(DATABASE)
+    publish_running(settings)
     chosen = "pgvector" if settings.vector_db_enabled else "PKL"
     _tell(f"reloaded in {time.monotonic() - started_s:.1f} s: recognition by {chosen}")
 

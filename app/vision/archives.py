@@ -1,8 +1,10 @@
 """Taking the files of a pack out of a folder or a zip archive that may be hostile."""
 
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from app.errors import InvalidPack
@@ -28,7 +30,15 @@ def collect(source: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
             _from_archive(archive, target)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         # RuntimeError: an encrypted entry; NotImplementedError: a compression that is not known.
         raise InvalidPack(f"{source.name} is neither a folder nor a readable zip archive") from error
 

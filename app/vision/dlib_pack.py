@@ -10,8 +10,7 @@ import numpy as np
 from app.errors import InvalidPack
 from app.vision.boxes import clipped_box
 from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
-from app.vision.engine import Embed
-from app.vision.faces import Analysis, Box, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
 from app.vision.quality import sharpness

@@ -1,11 +1,9 @@
 """The one interface to all packs. Importing this module loads no model runtime; `load_engine` does."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
-from app.vision.faces import Analysis
+from app.vision.faces import Analysis, Embed
 from app.vision.packs import InstalledPack
-
-Embed = Literal["all", "largest", "none"]
 
 
 class FaceEngine(Protocol):

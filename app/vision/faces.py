@@ -1,9 +1,13 @@
 """What the vision part says about a picture. Needs NumPy only, so that the web process may import it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+# Which faces get an embedding: all, the largest only, or none.
+Embed = Literal["all", "largest", "none"]
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

@@ -32,6 +32,13 @@ _OTHER_FORMATS = (
 )
 _EXIF_ORIENTATION = 0x0112
 _JPEG_END = b"\xff\xd9"
+# Markers of a JPEG's segments: tables, scans, application data, comments. Cameras write some dozens, and a progressive file
+# about ten scans; a small file with thousands of them keeps a decoder busy for minutes.
+_SCAN_MARKER = b"\xff\xda"
+_SEGMENT_MARKERS = tuple(bytes((0xFF, code)) for code in (0xC4, 0xDA, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+_MAX_SCANS, _MAX_SEGMENTS = 100, 2_000
+_BMP_COMPRESSION = slice(30, 34)
+_STRIP_ROWS = 256
 
 # Pillow's own limit is a constant of its own choosing; `decode_image` checks the caller's before it decodes anything.
 Image.MAX_IMAGE_PIXELS = None
@@ -55,6 +62,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         ImageTooLarge: more pixels than `max_pixels`.
         InvalidImage: not a picture, or a damaged or truncated one.
     """
+    _refuse_costly(data)
     try:
         # Pillow warns of damage that it can pass over, such as in EXIF: nobody is there to read it.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
@@ -64,6 +72,15 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         raise
     except Exception as error:  # Pillow lets struct.error, zlib.error, KeyError and others through for damaged files
         raise _refusal(data) from error
+
+
+def _refuse_costly(data: bytes) -> None:
+    """Refuse small files that take minutes to decode, which no picture of a camera or a program does."""
+    if data.startswith(b"\xff\xd8"):
+        if data.count(_SCAN_MARKER) > _MAX_SCANS or sum(map(data.count, _SEGMENT_MARKERS)) > _MAX_SEGMENTS:
+            raise UnsupportedImage("The file is a JPEG with more scans or segments than a picture has")
+    elif data.startswith(b"BM") and int.from_bytes(data[_BMP_COMPRESSION], "little") in (1, 2):
+        raise UnsupportedImage("The file is a run-length compressed BMP, which is not accepted")
 
 
 def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -107,7 +124,7 @@ def _pixels(image: Image.Image, data: bytes) -> UInt8Array:
     if image.mode.startswith("I;16"):
         return _to_bgr((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        return _to_bgr(np.asarray(_on_white(image)))
+        return _on_white(image)
     return _to_bgr(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
 
 
@@ -124,9 +141,16 @@ def _ordinary_jpeg(image: Image.Image, data: bytes) -> UInt8Array | None:
     return np.asarray(pixels, np.uint8)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+def _on_white(image: Image.Image) -> UInt8Array:
+    """Transparency laid on white, in strips: at full size, the copies in between would take several times the picture."""
+    image.load()
+    opaque = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        strip = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        opaque[top:bottom] = _to_bgr(np.asarray(Image.alpha_composite(white, strip).convert("RGB")))
+    return opaque
 
 
 def _to_bgr(pixels: UInt8Array) -> UInt8Array:

@@ -10,8 +10,7 @@ from insightface.model_zoo.scrfd import SCRFD
 from app.errors import InvalidPack
 from app.vision.alignment import CHIP_SIZE_PX, align_face, fits_template
 from app.vision.boxes import clipped_box
-from app.vision.engine import Embed
-from app.vision.faces import Analysis, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Embed, Face, FaceQuality, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
 from app.vision.quality import sharpness

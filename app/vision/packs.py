@@ -119,7 +119,7 @@ class PackManifest(_Frozen):
     kind: Literal["dlib", "insightface"]
     files: dict[str, PackFile]
     weights_sha256: Sha256
-    dimension: int = Field(ge=2, le=4096)
+    dimension: int = Field(ge=2, le=1536)  # what a row of the database holds inline
     metric: Literal["cosine"] = "cosine"
     alignment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
     calibration: Calibration
@@ -245,7 +245,7 @@ class PackStore:
 
 def is_pack_name(name: str) -> bool:
     """Whether `name` may name a pack, and so a folder."""
-    return _PACK_NAME.fullmatch(name) is not None
+    return _PACK_NAME.fullmatch(name) is not None and name != _ACTIVE_FILE
 
 
 def is_file_name(name: str) -> bool:

@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from app.errors import InvalidPack
-from app.vision.engine import Embed
-from app.vision.faces import Analysis, Face, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Embed, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
 from app.vision.packs import InstalledPack
 

@@ -8,11 +8,9 @@ branch_labels: str | None = None
 depends_on: str | None = None
 
 UPGRADE = """
--- The embedded server has it already. Elsewhere the role needs the right, or an administrator does it before.
-CREATE EXTENSION IF NOT EXISTS vector;
-
 CREATE TABLE domains (
     id integer GENERATED ALWAYS AS IDENTITY,
+    uid uuid NOT NULL DEFAULT gen_random_uuid(),
     name text NOT NULL,
     model text NOT NULL,
     contract text NOT NULL,
@@ -22,6 +20,7 @@ CREATE TABLE domains (
     updated_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT domains_pkey PRIMARY KEY (id),
     CONSTRAINT domains_name_key UNIQUE (name),
+    CONSTRAINT domains_uid_key UNIQUE (uid),
     CONSTRAINT domains_dimension_check CHECK (dimension BETWEEN 1 AND 1536),
     CONSTRAINT domains_template_count_check CHECK (template_count >= 0)
 );

@@ -37,16 +37,18 @@ def stored(database: Database, domain_id: int) -> int | None:
         )
 
 
-def test_a_domain_is_found_by_name_and_by_id_and_a_name_of_digits_wins(database: Database) -> None:
+def test_a_domain_is_found_by_name_and_by_id_which_no_number_is(database: Database) -> None:
     with database.transaction() as session:
         first = create_domain(session, "Škoda a/b ../x 😀", model="m", contract="c", dimension=8)
         second = create_domain(session, str(first.id), model="m", contract="c", dimension=16)
+        with pytest.raises(DomainExists):
+            create_domain(session, str(first.uid), model="m", contract="c", dimension=8)
     with database.transaction() as session:
         assert load_gallery(session, first.name).domain_id == first.id
-        assert load_gallery(session, str(second.id)).domain_id == second.id
+        assert load_gallery(session, str(second.uid)).domain_id == second.id
         assert load_gallery(session, str(first.id)).domain_id == second.id
         assert find_domain(session, str(first.id)).id == second.id
-        for missing in ("nobody", "999999", "9" * 50, "-1", "٣"):
+        for missing in ("nobody", str(second.id), "999999", str(uuid4()), "9" * 50, "-1", "٣"):
             with pytest.raises(DomainNotFound):
                 load_gallery(session, missing)
             with pytest.raises(DomainNotFound):

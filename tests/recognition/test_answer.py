@@ -18,7 +18,7 @@ def face_result(decision: Decision, *candidates: Candidate, x: int = 100) -> Fac
 
 
 def result(*faces: FaceResult) -> RecognitionResult:
-    return RecognitionResult("pgvector", "people", "dlib", CALIBRATION, 0.4, 640, 480, faces, {"search": 1.234})
+    return RecognitionResult("pgvector", "people", "dlib", CALIBRATION, 0.4, 1, 640, 480, faces, {"search": 1.234})
 
 
 def candidate(label: str, distance: float, occurrences: int = 1, mean: float | None = None) -> Candidate:
@@ -58,6 +58,7 @@ def test_an_ambiguous_face_is_not_named_but_its_persons_are_listed():
     assert told["recognized_persons"] == []
     assert told["best_match"] is None
     assert [match["person_name"] for match in told["all_detected_matches"]] == ["a shown", "b shown"]
+    assert len(told["faces"][0]["candidates"]) == 1  # top_k bounds what is listed, not what is known
 
 
 def test_best_match_is_the_nearest_of_all_faces():

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -11,8 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from app import create_app
+from app.config import parse_settings
 from tests import pictures
-from tests.service.running import ROOT, RunningService, eventually, running_service
+from tests.service.running import ROOT, RunningService, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
@@ -117,21 +120,21 @@ def test_metrics_count_over_all_processes(service, http):
 
 
 def test_the_api_description_covers_every_route(service, http):
-    paths = http.get("/openapi.json").raise_for_status().json()["paths"]
-    assert set(paths) == {
-        "/recognize",
-        "/v1/domains",
-        "/v1/domains/{domain}",
-        "/v1/domains/{domain}/persons",
-        "/v1/domains/{domain}/persons/{label}",
-        "/v1/domains/{domain}/persons/{label}/faces",
-        "/v1/domains/{domain}/persons/{label}/faces/{face_id}",
+    description = http.get("/openapi.json").raise_for_status().json()
+    described = {(path, method) for path, operations in description["paths"].items() for method in operations}
+    routes = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in create_app(parse_settings(storage_dir=service.storage)).url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if not rule.rule.startswith(("/docs", "/openapi.json"))
     }
+    assert described == routes
+    assert "domain" in {parameter["name"] for parameter in description["paths"]["/recognize"]["post"]["parameters"]}
 
 
 def test_a_second_service_on_the_same_storage_is_refused(service):
     second = subprocess.run(
-        [ROOT / "scripts/serve", "--storage", service.storage, "--port", "0"],
+        [ROOT / "scripts/serve", "--storage", service.storage, "--port", str(free_port())],
         capture_output=True,
         text=True,
         timeout=60,
@@ -256,13 +259,50 @@ def test_a_database_that_is_away_is_a_clear_answer(tmp_path):
                         assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
                         assert "Retry-After" in answer.headers
             assert httpx.get(service.url + "/healthz").status_code == 200
-            told = httpx.get(service.url + "/readyz")
-            assert told.status_code == 503
-            assert not told.json()["checks"]["database"]["ok"]
-            assert told.json()["checks"]["pool"]["ok"]
+
+            def only_the_database_is_away() -> bool:
+                """Each web process examines it once a second."""
+                told = httpx.get(service.url + "/readyz")
+                checks = told.json()["checks"]
+                return told.status_code == 503 and not checks["database"]["ok"] and checks["pool"]["ok"]
+
+            eventually(only_the_database_is_away)
         finally:
             psutil.Process(service.process.pid).resume()
         eventually(lambda: is_recognized(service, "away"))
+
+
+def test_a_database_that_hangs_is_given_up_at_the_deadline(tmp_path):
+    with running_service(tmp_path / "storage", env={"REQUEST_DEADLINE_S": "3"}) as service:
+        enrol_one(service, "hangs")
+        server = service.postmaster()
+        stopped = [server, *server.children()]
+        for process in stopped:
+            process.suspend()
+        try:
+            with service.client() as http:
+                photo = pictures.portrait().read_bytes()
+                answer = http.post("/recognize", data={"domain": "hangs"}, files={"file": photo})
+            assert answer.status_code in (503, 504), answer.text
+            assert answer.json()["code"] in ("database_unavailable", "database_timeout")
+            assert httpx.get(service.url + "/readyz", timeout=30).status_code == 503
+            assert httpx.get(service.url + "/healthz").status_code == 200
+        finally:
+            for process in reversed(stopped):
+                process.resume()
+        eventually(lambda: is_recognized(service, "hangs"))
+
+
+def test_clients_that_fall_silent_do_not_hold_the_service(service):
+    """More half-sent requests than there are threads."""
+    silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(60)]
+    try:
+        for connection in silent:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
+        assert httpx.get(service.url + "/healthz", timeout=60).status_code == 200
+    finally:
+        for connection in silent:
+            connection.close()
 
 
 def test_a_pool_without_a_model_is_not_ready_but_lives_and_recovers(tmp_path):
