@@ -72,6 +72,8 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
 }
 
 _RETRY_AFTER_S = {503: 2}
+# How things are, and no fault of the program's: the log needs no traceback of each request that meets them.
+_CIRCUMSTANCES = (errors.DatabaseDisabled, errors.DomainNotMigrated, errors.DatasetUnavailable)
 _MAX_FIELD_ERRORS = 20
 
 
@@ -132,7 +134,9 @@ def _respond(problem: dict[str, Any]) -> Response:
 
 def _on_facedex_error(error: errors.FacedexError) -> Response:
     response = problem_response(error)
-    if response.status_code >= 500:
+    if isinstance(error, _CIRCUMSTANCES):
+        log.warning(f"[API] {error.code}: {error}")
+    elif response.status_code >= 500:
         log.error(f"[API] {error.code}: {error}", exc_info=error)
     return response
 
