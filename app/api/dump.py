@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.db.migration_runs import RunStatus
 from app.enrolment.domains import DomainInfo, DomainStatus
 from app.enrolment.faces import EnrolledFace, FileOutcome
 from app.enrolment.persons import PersonInfo
@@ -32,6 +33,27 @@ def dump_report(status: DomainStatus) -> dict[str, Any]:
             "rows": index.rows,
             "search": status.search,
         },
+        "complete": status.complete,
+        "migrated_share": round(status.migrated_share, 4),
+        "migration": status.migration and _dump_run(status.migration),
+    }
+
+
+def _dump_run(run: RunStatus) -> dict[str, Any]:
+    """`MigrationOut`."""
+    return {
+        "dataset": run.source,
+        "mode": run.mode,
+        "state": run.state,
+        "rows": run.rows_total,
+        "rows_done": run.rows_done,
+        "migrated": run.rows_migrated,
+        "skipped": run.skipped,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
+        "error": run.error,
+        "started_at": run.started_at.isoformat(),
+        "updated_at": run.updated_at.isoformat(),
+        "finished_at": run.finished_at and run.finished_at.isoformat(),
     }
 
 

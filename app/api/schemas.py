@@ -225,11 +225,33 @@ class IndexOut(BaseModel):
     search: Literal["exact", "hnsw"] = Field(description="the way a search begins")
 
 
+class MigrationOut(BaseModel):
+    """A dataset on its way into a domain."""
+
+    dataset: str = Field(description="name of its file")
+    mode: Literal["copy", "reembed"]
+    state: Literal["running", "finished", "failed", "interrupted"] = Field(
+        description="interrupted: its process is gone; unless finished, run the command again"
+    )
+    rows: int | None
+    rows_done: int = Field(description="rows that are settled, migrated or skipped")
+    migrated: int = Field(description="rows that became templates")
+    skipped: dict[str, int] = Field(description="rows that did not, by reason")
+    seconds: dict[str, float] = Field(description="by stage, over all attempts")
+    error: str | None = Field(description="code of the error that ended the last attempt")
+    started_at: str
+    updated_at: str
+    finished_at: str | None
+
+
 class DomainReport(DomainOut):
     """A domain's status report."""
 
     persons: int
     index: IndexOut
+    complete: bool = Field(description="false until the first migration into it has finished; PKL answers until then")
+    migrated_share: float = Field(ge=0, le=1, description="how much of its gallery is in the database; 1 when complete")
+    migration: MigrationOut | None = Field(description="the last migration into it")
 
 
 class DomainPage(BaseModel):

@@ -1,6 +1,7 @@
 """`flask domains`: create, list, show, delete."""
 
 import json
+from typing import Any
 
 import click
 from flask.cli import AppGroup
@@ -61,6 +62,14 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"  embeddings  {report['embeddings']}")
     click.echo(f"  model       {report['model']['name']} ({report['model']['contract']})")
     click.echo(f"  index       {index['state']}, {index['size_bytes']} bytes; searches are {index['search']}")
+    click.echo(f"  migrated    {report['migrated_share']:.1%}{_last_run(report['migration'])}")
+
+
+def _last_run(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return ""
+    rows = f"{run['rows_done']} of {run['rows']} rows of {run['dataset']!r}"
+    return f"; last {run['mode']}: {run['state']}, {rows}, {run['migrated']} migrated"
 
 
 @domains.command("delete", with_appcontext=False)

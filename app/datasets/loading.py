@@ -146,8 +146,9 @@ class Loading:
         self.progress.stage(self.plan.mode, self.spool.rows, run.rows_done)
         for chunk in self._chunks(domain, run.rows_done):
             with self.watch.timing("store"), self.database.transaction() as session:
-                # Loading into an index may take longer than a request's statements may.
-                set_local(session, statement_timeout="0", lock_timeout=_LOCK_TIMEOUT)
+                # Loading into an index may take longer than a request's statements may. The disk need not be waited for: rows
+                # and checkpoint are lost together, or not at all, and the last transaction waits for everything before it.
+                set_local(session, statement_timeout="0", lock_timeout=_LOCK_TIMEOUT, synchronous_commit="off")
                 lock_domain(session, domain.id, contract=self.plan.target.contract)
                 stored = chunk.store(session, domain.id)
                 step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())

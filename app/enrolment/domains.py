@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from app.config import Settings
 from app.db.domains import create_domain, drop_domain
+from app.db.migration_runs import RunStatus, latest_run
 from app.db.models import Domain, Person
 from app.db.partitions import IndexState, index_state, rebuild_index
 from app.db.session import Database
@@ -39,12 +40,24 @@ class DomainStatus:
 
     Attributes:
         search: `exact` or `hnsw`, the way its searches begin.
+        complete: false until the first migration into it has finished.
+        migration: the last one; None where no dataset was ever moved into it.
     """
 
     info: DomainInfo
     persons: int
     index: IndexState
     search: str
+    complete: bool
+    migration: RunStatus | None
+
+    @property
+    def migrated_share(self) -> float:
+        """How much of its gallery is in the database, from 0 to 1: 1 for a complete domain."""
+        if self.complete:
+            return 1.0
+        total = self.migration.rows_total if self.migration else None
+        return self.migration.rows_done / total if self.migration and total else 0.0
 
 
 class DomainService:
@@ -103,7 +116,8 @@ class DomainService:
             index = index_state(session, domain.id)
             small = domain.template_count <= self._settings.search_exact_max_rows
             search = "exact" if small or not index.valid else "hnsw"
-            return DomainStatus(_info(domain), persons, index, search)
+            migration = latest_run(session, domain.id, domain.name)
+            return DomainStatus(_info(domain), persons, index, search, domain.complete, migration)
 
     def index_states(self) -> Iterator[tuple[DomainInfo, IndexState]]:
         """Every domain with the state of its index, for an examination."""
