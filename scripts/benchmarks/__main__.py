@@ -3,6 +3,7 @@
 import click
 
 from scripts.benchmarks.embedder import embedder
+from scripts.benchmarks.migrate import migrate_pkl
 
 
 @click.group()
@@ -11,4 +12,5 @@ def bench() -> None:
 
 
 bench.add_command(embedder)
+bench.add_command(migrate_pkl)
 bench(prog_name="scripts/bench")
