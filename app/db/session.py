@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, made lazily in the process that uses them, and errors that callers can act on."""
 
+import math
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ _POOL_RECYCLE_S: Final = 1_800
 # The server's own limit comes first; a server that does not keep to it, being stopped or hung, is given up this much later.
 _GRACE_S: Final = 1.0
 _READY_WITHIN_S: Final = 2.0
+_BULK_LOCK_TIMEOUT: Final = "30s"
 _IDLE_IN_TRANSACTION_S: Final = 60
 # A host that vanished without a word is noticed within seconds instead of a quarter of an hour. Sockets on this machine
 # ignore these.
@@ -137,6 +139,17 @@ class Database:
         ):
             if timeout_s is not None and timeout_s < self._settings.db_statement_timeout_s:
                 set_local(session, statement_timeout=f"{max(1, round(timeout_s * 1000))}ms")
+            yield session
+
+    @contextmanager
+    def bulk_transaction(self) -> Generator[Session]:
+        """As `transaction`, for loading and exporting: its statements take as long as they take; locks are waited for a while.
+
+        Raises: as `transaction`.
+        """
+        with translated_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            # Not by `set_local`, whose SELECT would rule out a change of the isolation level.
+            session.execute(text(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_BULK_LOCK_TIMEOUT}'"))
             yield session
 
     @contextmanager
@@ -268,6 +281,13 @@ def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> E
 
 
 def _connect(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+    until_s = _give_up_at_s.get()
+    if until_s is not None:
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:  # the pool tries again with a new connection when one was found broken
+            raise psycopg.OperationalError("the server does not answer")
+        # libpq counts in whole seconds, at least two of them.
+        parameters = parameters | {"connect_timeout": min(parameters["connect_timeout"], math.ceil(left_s))}
     return _BoundedConnection.connect(**parameters)
 
 

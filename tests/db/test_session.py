@@ -1,6 +1,7 @@
 """Connections: lazy, bounded, safe over a fork; and errors that say what a caller can do."""
 
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_without_a_server_the_database_is_unavailable_and_the_message_tells_no_s
     assert "s3cret" not in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
     assert "s3cret" not in repr(parse_settings(vector_db_url=url))
+
+
+@pytest.mark.timeout(60)  # else a request would wait for as long as connecting may take
+def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up_with_the_transaction() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/faces"
+        database = Database(parse_settings(vector_db_url=url, db_connect_timeout_s=3600))
+        with pytest.raises(DatabaseUnavailable), database.transaction(0.1):
+            raise AssertionError("it is not there")
+        database.close()
 
 
 def test_a_wrong_password_is_unavailable(database_settings: Settings) -> None:
