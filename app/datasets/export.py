@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.datasets.contracts import deepface_model
@@ -15,7 +15,7 @@ from app.datasets.names import deepface_file_name, model_and_detector
 from app.datasets.rows import DatasetRow
 from app.db.domains import Gallery, load_gallery
 from app.db.models import FaceEmbedding, Person
-from app.db.session import Database, set_local
+from app.db.session import Database
 from app.errors import DatasetNotWritten, InvalidRequest, MigrationUnfinished
 from app.vision.faces import Box
 
@@ -59,10 +59,9 @@ def export_domain(database: Database, domain: str, path: Path, *, form: Form | N
         DatasetNotWritten: the file exists, the disk is full, or the folder refuses.
         DatabaseError: as `Database.transaction`; nothing was written.
     """
-    with database.transaction() as session:
-        # One moment for the rows and for what is said of them; as long as it takes.
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        set_local(session, statement_timeout="0")
+    with database.bulk_transaction() as session:
+        # One moment for the rows and for what is said of them. The snapshot is taken by the next statement that reads.
+        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         gallery = load_gallery(session, domain)
         if not gallery.complete:
             raise MigrationUnfinished(

@@ -26,7 +26,6 @@ from app.vision.packs import PackManifest
 BATCH_ROWS: Final[dict[Mode, int]] = {"copy": 5_000, "reembed": 64}
 # Adding a row to an index takes several times as long as building it with that row.
 _REBUILD_SHARE: Final = 0.25
-_LOCK_TIMEOUT: Final = "30s"
 _EXAMPLES: Final = 10
 # What the reader cannot use at all. Other rows have a picture, at least.
 _NO_ROW: Final = ("no_label", "bad_identity", "malformed")
@@ -145,10 +144,10 @@ class Loading:
         """Store chunk by chunk, each with the checkpoint behind it."""
         self.progress.stage(self.plan.mode, self.spool.rows, run.rows_done)
         for chunk in self._chunks(domain, run.rows_done):
-            with self.watch.timing("store"), self.database.transaction() as session:
-                # Loading into an index may take longer than a request's statements may. The disk need not be waited for: rows
-                # and checkpoint are lost together, or not at all, and the last transaction waits for everything before it.
-                set_local(session, statement_timeout="0", lock_timeout=_LOCK_TIMEOUT, synchronous_commit="off")
+            with self.watch.timing("store"), self.database.bulk_transaction() as session:
+                # The disk need not be waited for: rows and checkpoint are lost together, or not at all, and the last
+                # transaction waits for everything before it.
+                set_local(session, synchronous_commit="off")
                 lock_domain(session, domain.id, contract=self.plan.target.contract)
                 stored = chunk.store(session, domain.id)
                 step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())
@@ -162,7 +161,7 @@ class Loading:
             novelty = Novelty(self._present_templates() if domain.template_count else Counter())
             return copy_chunks(self._batches(), after=after, novelty=novelty, watch=self.watch)
         assert self.order.pictures is not None
-        with self.database.transaction() as session:
+        with self.database.bulk_transaction() as session:
             present = present_pictures(session, domain.id)
         return reembed_chunks(self._batches(), self.order.pictures, after=after, present=present, watch=self.watch)
 
@@ -189,8 +188,7 @@ class Loading:
 
     def _present_templates(self) -> Counter[bytes]:
         try:
-            with self.watch.timing("prepare"), self.database.transaction() as session:
-                set_local(session, statement_timeout="0")
+            with self.watch.timing("prepare"), self.database.bulk_transaction() as session:
                 return present_templates(session, find_domain(session, self.plan.target.domain).id)
         except DomainNotFound:
             return Counter()

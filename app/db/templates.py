@@ -16,7 +16,7 @@ from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
 from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding, Person
 from app.db.partitions import create_index, drop_index, partition_name
-from app.db.session import Database, set_local
+from app.db.session import Database
 from app.errors import ContractMismatch, InvalidEmbedding
 from app.vision.faces import Box, Float32Array, UInt8Array
 
@@ -152,14 +152,13 @@ def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplat
         drop_index(session, domain_id)
     loaded = 0
     for batch in _batches(templates, batch_rows):
-        with database.transaction() as session:
+        with database.bulk_transaction() as session:
             lock_domain(session, domain_id)
             for part in _columns_of(batch, dimension):
                 copy_templates(session, domain_id, part)
         loaded += len(batch)
-    with database.transaction() as session:
+    with database.bulk_transaction() as session:
         lock_domain(session, domain_id)
-        set_local(session, statement_timeout="0")
         create_index(session, domain_id, dimension)
         session.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
     return loaded

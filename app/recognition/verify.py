@@ -185,8 +185,7 @@ class _Comparison:
 
     def run(self) -> Verification:
         """Ask the database in one transaction, which is rolled back: what is held out is only out for us."""
-        with self.database.transaction() as session:
-            set_local(session, statement_timeout="0")
+        with self.database.bulk_transaction() as session:
             gallery = load_gallery(session, self.plan.target.domain)
             self._hold_out(session, gallery)
             by_database = self._ask_database(session, gallery)
