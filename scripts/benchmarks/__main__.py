@@ -4,6 +4,7 @@ import click
 
 from scripts.benchmarks.embedder import embedder
 from scripts.benchmarks.migrate import migrate_pkl
+from scripts.benchmarks.rollback import rollback
 
 
 @click.group()
@@ -13,4 +14,5 @@ def bench() -> None:
 
 bench.add_command(embedder)
 bench.add_command(migrate_pkl)
+bench.add_command(rollback)
 bench(prog_name="scripts/bench")

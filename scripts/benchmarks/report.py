@@ -36,10 +36,12 @@ def time_interleaved(ways: dict[str, Callable[[int], object]], runs: int) -> lis
             started = perf_counter()
             way(run)
             times[name].append((perf_counter() - started) * 1e3)
-    return [
-        Timing(name, runs, float(np.median(row)), float(np.quantile(row, 0.95)), min(row))
-        for name, row in times.items()
-    ]
+    return [summary(name, row) for name, row in times.items()]
+
+
+def summary(name: str, times_ms: list[float]) -> Timing:
+    """What is shown of the times of one way."""
+    return Timing(name, len(times_ms), float(np.median(times_ms)), float(np.quantile(times_ms, 0.95)), min(times_ms))
 
 
 def machine() -> dict[str, str | int]:
