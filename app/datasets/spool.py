@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,9 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._facts.close()
-        self._vectors.close()
+        for file in (self._facts, self._vectors):
+            with suppress(OSError):  # the disk is full, and what was still to be written is of no more use
+                file.close()
 
     def append(self, batch: RowBatch) -> None:
         """Add rows at the end.

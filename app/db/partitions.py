@@ -121,18 +121,20 @@ def build_index(connection: Connection, domain_id: int, dimension: int, *, anew:
         connection: of `Database.maintenance`.
         anew: build a valid one again too.
 
-    Raises: as `rebuild_index`, untranslated.
+    Raises:
+        DomainNotFound: it was deleted meanwhile.
     """
     name = index_name(domain_id)
-    # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
-    connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
-    if not index_is_valid(connection, domain_id):
-        _set_build_memory(connection, domain_id, dimension)
-        _build_missing(connection, domain_id, dimension)
-    elif anew:
-        _set_build_memory(connection, domain_id, dimension)
-        connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
-    connection.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
+    with gone_means_deleted():
+        # What an earlier build that failed has left behind: no search uses it, but every write pays for it.
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
+        if not index_is_valid(connection, domain_id):
+            _set_build_memory(connection, domain_id, dimension)
+            _build_missing(connection, domain_id, dimension)
+        elif anew:
+            _set_build_memory(connection, domain_id, dimension)
+            connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
+        connection.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
 
 
 def _build_missing(connection: Connection, domain_id: int, dimension: int) -> None:
