@@ -51,18 +51,36 @@ def write_deepface(path: Path, rows: Iterable[DatasetRow], *, form: Form = "pkl"
     try:
         with _replacing(path) as file:
             return write(file, _of_one_length(rows), path.parent)
+    except _SourceFailed as failed:
+        raise failed.error from None
     except OSError as error:
         raise DatasetNotWritten(f"The dataset could not be written: {error.strerror or 'the disk refuses'}.") from error
 
 
+class _SourceFailed(Exception):
+    """Where the rows come from failed: a lost connection is an OSError too, but none of the disk's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+
 def _of_one_length(rows: Iterable[DatasetRow]) -> Iterator[DatasetRow]:
     dimension = None
-    for row in rows:
+    source = iter(rows)
+    while (row := _next(source)) is not None:
         if row.embedding is not None:
             dimension = dimension or len(row.embedding)
             if row.embedding.shape != (dimension,):
                 raise ContractMismatch("The dataset's vectors differ in length.")
         yield row
+
+
+def _next(source: Iterator[DatasetRow]) -> DatasetRow | None:
+    try:
+        return next(source, None)
+    except OSError as error:
+        raise _SourceFailed(error) from error
 
 
 @contextmanager

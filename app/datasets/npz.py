@@ -100,7 +100,7 @@ class _Column:
         self._name, self._stream = name, stream
         try:
             shape, fortran_order, self._dtype = _npy_header(stream)
-        except (ValueError, *_UNREADABLE) as error:
+        except Exception as error:  # NumPy's own parser of what is Python's syntax: it raises whatever it meets
             raise self._damaged() from error
         if len(shape) != (2 if name == "embedding" else 1) or self._dtype.kind not in _KINDS[name] or fortran_order:
             raise InvalidDataset(f"The archive's column {name} is of another shape or type than DeepFace writes.")

@@ -67,12 +67,14 @@ def box_numbers(values: tuple[Any, ...]) -> BoxNumbers | None:
 
 def _vector(value: Any) -> Float32Array | None:
     """float32, (D,); empty for None or an empty list; None where it is no vector at all."""
-    if value is None or value in ([], ()):
+    if value is None:
         return _NO_VECTOR
     if isinstance(value, PickledArray):
         return value.values
     if not isinstance(value, list | tuple) or not all(isinstance(part, np.ndarray | int | float) for part in value):
         return None
+    if not value:
+        return _NO_VECTOR
     if sum(np.size(part) for part in value) > _DIMENSION_MAX:
         return None
     with np.errstate(over="ignore"):
