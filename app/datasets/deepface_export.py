@@ -36,7 +36,7 @@ def write_deepface(path: Path, rows: Iterable[DatasetRow], *, form: Form = "pkl"
     Args:
         path: the file; `app.datasets.names.deepface_file_name` says where DeepFace looks for it.
         rows: all of one length of vector; those without a vector are written as DeepFace writes a picture without a face.
-        form: `pkl`, a list of dicts, is read by DeepFace 0.0.86 to 0.0.102; `npz` from 0.0.103.
+        form: `pkl`, a list of dicts, is read by DeepFace 0.0.86 to 0.0.101; `npz` from 0.0.102.
 
     Returns:
         How many rows were written.

@@ -44,7 +44,7 @@ def model_and_detector(file_name: str) -> tuple[str, str | None]:
 
 
 def deepface_file_name(model: str, detector: str, *, form: Literal["pkl", "npz"] = "pkl") -> str:
-    """The name under which DeepFace from 0.0.90 (npz: from 0.0.103) looks for a dataset, with its defaults for all but these.
+    """The name under which DeepFace from 0.0.90 (npz: from 0.0.102) looks for a dataset, with its defaults for all but these.
 
     Source: `find` in `deepface/modules/recognition.py`.
     """

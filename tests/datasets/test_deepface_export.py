@@ -23,7 +23,7 @@ COLUMNS = {"identity", "hash", "embedding", "target_x", "target_y", "target_w", 
 
 
 def load_pickle_as_deepface(path: Path) -> list[dict]:
-    """What DeepFace 0.0.86 to 0.0.102 does and checks. Source: `find` and `__load_representations` in its `recognition.py`."""
+    """What DeepFace 0.0.86 to 0.0.101 does and checks. Source: `find` and `__load_representations` in its `recognition.py`."""
     with path.open("rb") as file:
         representations = pickle.load(file)
     assert isinstance(representations, list)
@@ -32,7 +32,7 @@ def load_pickle_as_deepface(path: Path) -> list[dict]:
 
 
 def load_npz_as_deepface(path: Path) -> list[dict]:
-    """What DeepFace 0.0.103 does and checks. Source: `__deserialize_npz` in its `recognition.py`."""
+    """What DeepFace from 0.0.102 does and checks. Source: `__deserialize_npz` in its `recognition.py`."""
     with np.load(path, allow_pickle=False) as archive:
         assert (COLUMNS | {"has_embedding"}) - set(archive.files) == set()
         columns = {name: archive[name].tolist() for name in COLUMNS}
