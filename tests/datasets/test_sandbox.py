@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -57,15 +58,13 @@ def succeeding(tmp_path: Path, *names: str, when: str = "after") -> list[str]:
     return done.stdout.splitlines()
 
 
-def open_to_all(folder: Path) -> None:
-    """Nobody's permissions are to be what stands in the way."""
-    (folder / "there").mkdir()
-    folder.chmod(0o777)
-    for above in folder.parents:
-        if above.owner() != "root" or above.stat().st_mode & 0o001 == 0:
-            above.chmod(above.stat().st_mode | 0o111)
-        if above.name.startswith("pytest-"):
-            break
+@pytest.fixture
+def open_folder():
+    """A folder that anybody may change and reach, which pytest's are not: permissions are not to be what stands in the way."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        Path(folder, "there").mkdir()
+        yield Path(folder)
 
 
 def test_the_tries_succeed_where_no_right_was_given_up(tmp_path):
@@ -75,20 +74,18 @@ def test_the_tries_succeed_where_no_right_was_given_up(tmp_path):
     assert sorted(set(succeeding(tmp_path, *names, when="before"))) == sorted(names)
 
 
-def test_the_parsing_process_can_open_and_start_nothing(tmp_path):
-    open_to_all(tmp_path)
-    assert succeeding(tmp_path, *BY_LIMITS) == []
+def test_the_parsing_process_can_open_and_start_nothing(open_folder):
+    assert succeeding(open_folder, *BY_LIMITS) == []
     if os.getuid() == 0:
-        assert succeeding(tmp_path, "become root") == []
-    assert [entry.name for entry in tmp_path.iterdir()] == ["there"]
+        assert succeeding(open_folder, "become root") == []
+    assert [entry.name for entry in open_folder.iterdir()] == ["there"]
 
 
-def test_the_parsing_process_can_make_and_remove_nothing(tmp_path):
+def test_the_parsing_process_can_make_and_remove_nothing(open_folder):
     if ctypes.CDLL(None).syscall(child._LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1) < 1:
         pytest.skip("needs a kernel with Landlock")
-    open_to_all(tmp_path)
-    assert succeeding(tmp_path, *BY_LANDLOCK) == []
-    assert [entry.name for entry in tmp_path.iterdir()] == ["there"]
+    assert succeeding(open_folder, *BY_LANDLOCK) == []
+    assert [entry.name for entry in open_folder.iterdir()] == ["there"]
 
 
 def test_the_parsing_process_inherits_nothing(tmp_path, monkeypatch):
