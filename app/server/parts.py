@@ -1,5 +1,6 @@
 """How each part is started."""
 
+import contextlib
 import os
 import sys
 import time
@@ -28,8 +29,9 @@ class CannotStart(Exception):
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal."""
-    print(f"facedex: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    """Tell the person at the terminal, while there is one."""
+    with contextlib.suppress(OSError):
+        print(f"facedex: {message}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def start_database(settings: Settings, supervisor: Supervisor) -> None:

@@ -1,5 +1,7 @@
 """The PKL service in place of the database: chosen, fallen back to, and changed over to, through the real service."""
 
+import os
+import pty
 import signal
 import socket
 import threading
@@ -18,7 +20,7 @@ from app.vision.engine import load_engine
 from tests import deepface_files as files
 from tests import pictures
 from tests.packs import install_dlib
-from tests.service.running import RunningService, eventually, running_service
+from tests.service.running import ROOT, RunningService, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
@@ -154,10 +156,12 @@ def test_without_a_database_everything_that_needs_none_works_and_the_rest_says_s
         ):
             assert (refused.status_code, refused.json()["code"]) == (503, "database_disabled"), refused.request.url
 
+        counts = {"ok": True, "domains": 4, "usable": 3, "with_problems": 1}
+        # What was found within the last second is told again.
+        eventually(lambda: httpx.get(service.url + "/readyz").json()["checks"]["datasets"] == counts)
         told = httpx.get(service.url + "/readyz")
         assert (told.status_code, told.json()["status"]) == (200, "ready")
         assert told.json()["checks"]["database"] == {"ok": True, "disabled": True}
-        assert told.json()["checks"]["datasets"] == {"ok": True, "domains": 4, "usable": 3, "with_problems": 1}
         assert "slovenia" not in told.text
 
         log = (tmp_path / "storage/logs/gunicorn-error.log").read_text()
@@ -370,3 +374,27 @@ def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her
             service.web()[0].send_signal(signal.SIGHUP)
             eventually(lambda: not workers & {worker.pid for worker in service.web()[1]})
             assert outcome(recognize(http, "d")) == BY_CHOICE
+
+
+def test_a_terminal_that_is_closed_ends_the_service_though_sighup_else_asks_for_a_reload(tmp_path, env_file):
+    env_file.write_text("VECTOR_DB_ENABLED=false\n")
+    given = ["--storage", str(tmp_path / "storage"), "--port", str(free_port()), "--env-file", str(env_file)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(ROOT / "scripts/serve", ["serve", *given])
+    try:
+        read_until(terminal, b"Facedex is ready")
+        os.kill(pid, signal.SIGHUP)
+        read_until(terminal, b"recognition by PKL")
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    finally:
+        os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert psutil.wait_procs(tree[1:], timeout=30)[1] == []
+
+
+def read_until(terminal: int, wanted: bytes) -> None:
+    said = b""
+    while wanted not in said:
+        said += os.read(terminal, 4096)
