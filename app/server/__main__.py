@@ -32,9 +32,17 @@ from app.config import (
 )
 from app.db.server_files import require_own_folder
 from app.db.session import driver_reason
-from app.errors import FacedexError
+from app.errors import DatabaseUnavailable, FacedexError
 from app.logs import configure_logging
-from app.server.parts import CannotStart, prepare_datasets, say, start_database, start_pool_and_web
+from app.server.parts import (
+    CannotStart,
+    has_datasets,
+    migrate_later,
+    prepare_datasets,
+    say,
+    start_database,
+    start_pool_and_web,
+)
 from app.server.readiness import ask_ready
 from app.server.reload import reload
 from app.server.supervisor import Stopped, Supervisor
@@ -168,13 +176,25 @@ def _with_model(settings: Settings) -> Settings:
 def _run(settings: Settings, supervisor: Supervisor) -> None:
     started_s = time.monotonic()
     _check_port(settings)
-    if settings.vector_db_enabled:
-        start_database(settings, supervisor)
-    prepare_datasets(settings, supervisor)
+    has_database = settings.vector_db_enabled and _has_database(settings, supervisor)
+    prepare_datasets(settings, supervisor, awaited=not has_database)
     start_pool_and_web(settings, supervisor)
     _wait_until_ready(settings, supervisor)
     _announce(settings, time.monotonic() - started_s)
     supervisor.run(lambda: reload(supervisor))
+
+
+def _has_database(settings: Settings, supervisor: Supervisor) -> bool:
+    """Whether the database is there; one elsewhere may be away, as long as there are datasets to answer from."""
+    try:
+        start_database(settings, supervisor)
+    except DatabaseUnavailable as error:
+        if settings.vector_db_url is None or not has_datasets(settings):
+            raise
+        say(f"{error}{_cause(error)} Recognition is answered from datasets until it is back.")
+        migrate_later(settings, supervisor)
+        return False
+    return True
 
 
 def _check_port(settings: Settings) -> None:

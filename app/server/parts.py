@@ -22,6 +22,7 @@ WEB: Final = "web"
 
 # Without a database nothing else answers, so that datasets are waited for; a large one goes on being prepared beside.
 _DATASETS_WITHIN_S: Final = 10.0
+_MIGRATE_EVERY_S: Final = 3.0
 
 
 class CannotStart(Exception):
@@ -47,6 +48,15 @@ def start_database(settings: Settings, supervisor: Supervisor) -> None:
         server.prepare()
         supervisor.start(DATABASE, server.start, stop_timeout_s=30, stop_last=True)
     supervisor.check_stopped()
+    migrate_database(settings)
+
+
+def migrate_database(settings: Settings) -> None:
+    """Bring the schema to this program's version.
+
+    Raises:
+        DatabaseError: it cannot be reached or migrated.
+    """
     engine = create_engine(database_url(settings), hide_parameters=True, connect_args={"connect_timeout": 10})
     try:
         upgrade(engine)
@@ -54,17 +64,46 @@ def start_database(settings: Settings, supervisor: Supervisor) -> None:
         engine.dispose()
 
 
-def prepare_datasets(settings: Settings, supervisor: Supervisor) -> None:
-    """Bring the datasets' searchable forms up to date: beside everything else, and awaited only where nothing else answers.
+def migrate_later(settings: Settings, supervisor: Supervisor) -> None:
+    """Try every few seconds, in a process of its own, until the database is there."""
+    attempt: Child | None = None
+    next_s = time.monotonic() + _MIGRATE_EVERY_S
+
+    def chore() -> bool:
+        nonlocal attempt, next_s
+        if attempt is None:
+            if time.monotonic() >= next_s:
+                attempt = _spawn(settings, "migration", ["-m", "app.server.migrate"], "serve.log")
+                supervisor.run_once(attempt)
+            return False
+        if not attempt.exited():
+            return False
+        migrated = attempt.process.returncode == 0
+        attempt, next_s = None, time.monotonic() + _MIGRATE_EVERY_S
+        return migrated
+
+    supervisor.add_chore(chore)
+
+
+def has_datasets(settings: Settings) -> bool:
+    """Whether there may be datasets."""
+    return bool(settings.pkl_datasets) or any(settings.pkl_dir.iterdir())
+
+
+def prepare_datasets(settings: Settings, supervisor: Supervisor, *, awaited: bool) -> None:
+    """Bring the datasets' searchable forms up to date, beside everything else.
+
+    Args:
+        awaited: wait for it some seconds, since nothing else answers.
 
     Raises:
         Stopped: a signal came.
     """
-    if not settings.pkl_datasets and not any(settings.pkl_dir.iterdir()):
+    if not has_datasets(settings):
         return
     child = _spawn(settings, "datasets", ["-m", "app.datasets.prepare"], "serve.log")
     supervisor.run_once(child)
-    if settings.vector_db_enabled:
+    if not awaited:
         return
     say("preparing the datasets")
     until_s = time.monotonic() + _DATASETS_WITHIN_S

@@ -41,7 +41,7 @@ def reload(supervisor: Supervisor) -> None:
             supervisor.stop_part(DATABASE)
         _tell(f"not reloaded: {error}", failed=True)
         return
-    prepare_datasets(settings, supervisor)
+    prepare_datasets(settings, supervisor, awaited=not settings.vector_db_enabled)
     _replace_web_workers(settings, supervisor)
     if not settings.vector_db_enabled:
         supervisor.stop_part(DATABASE)

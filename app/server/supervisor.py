@@ -55,6 +55,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._parts: list[Part] = []
         self._helpers: list[Running] = []
+        self._chores: list[Callable[[], bool]] = []
         self._stopping = False
         self._reload_asked = False
         self._had_terminal = _has_terminal()
@@ -79,6 +80,10 @@ class Supervisor:
     def run_once(self, helper: Running) -> None:
         """Look after a process that does one thing and ends: it is not started again, and is stopped with the parts."""
         self._helpers.append(helper)
+
+    def add_chore(self, chore: Callable[[], bool]) -> None:
+        """Call `chore` again and again while running, until it says that it is done; it must not take time."""
+        self._chores.append(chore)
 
     def running(self, name: str) -> Running | None:
         """The process of a part; None where there is no such part, or it is down."""
@@ -119,6 +124,7 @@ class Supervisor:
         """
         while True:
             self.replace_dead()
+            self._chores = [chore for chore in self._chores if not chore()]
             if self._reload_asked:
                 self._reload_asked = False
                 reload()

@@ -4,6 +4,7 @@ import os
 import pty
 import signal
 import socket
+import subprocess
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import pytest
 from sqlalchemy import text
 
 from app.config import parse_settings
-from app.db.session import Database
+from app.db.embedded import EmbeddedPostgres
+from app.db.session import Database, database_url
 from app.vision.engine import load_engine
 from tests import deepface_files as files
 from tests import pictures
+from tests.db_server import storage_in
 from tests.packs import install_dlib
 from tests.service.running import ROOT, RunningService, eventually, free_port, running_service
 
@@ -296,6 +299,35 @@ def test_a_database_that_stops_answering_holds_nobody_up_for_long(tmp_path, her_
                         process.resume()
             since(answers, len(answers), FROM_PGVECTOR)
         assert set(answers) == {FROM_PGVECTOR, NO_DATABASE}, Counter(answers)
+
+
+def test_a_service_starts_though_its_database_elsewhere_is_away_and_migrates_it_when_it_comes(tmp_path, her_embedding):
+    elsewhere = storage_in(tmp_path / "elsewhere")
+    elsewhere.storage_dir.mkdir()
+    EmbeddedPostgres(elsewhere).prepare()
+    EmbeddedPostgres(elsewhere).start().stop()
+    url = database_url(elsewhere).set(drivername="postgresql").render_as_string(hide_password=False)
+    put_dataset(tmp_path / "storage", "d", her_embedding)
+    with running_service(tmp_path / "storage", env={"VECTOR_DB_URL": url}) as service, service.client() as http:
+        assert "until it is back" in service.said()
+        assert outcome(recognize(http, "d")) == NO_DATABASE
+        server = EmbeddedPostgres(elsewhere).start()
+        try:
+            eventually(lambda: httpx.get(service.url + "/readyz").json()["status"] == "ready")
+            eventually(lambda: outcome(recognize(http, "d")) == NOT_MIGRATED)
+            enrol(http, "new")
+            eventually(lambda: outcome(recognize(http, "new")) == FROM_PGVECTOR)
+        finally:
+            server.stop()
+
+
+def test_a_service_without_database_and_datasets_does_not_start(tmp_path):
+    env = os.environ | {"VECTOR_DB_URL": "postgresql://user:hunter2@127.0.0.1:1/x"}
+    argv = [ROOT / "scripts/serve", "--storage", tmp_path / "s", "--port", str(free_port())]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "cannot start: The database cannot be reached" in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 @pytest.fixture
