@@ -11,14 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.datasets.report import Stopwatch
-from app.datasets.rows import RowBatch
+from app.datasets.spool import SpooledBatch
 from app.db.copying import Int32Array, TemplateBatch
 from app.db.partitions import partition_name
 from app.db.persons import ensure_persons
 from app.db.templates import copy_templates, random_ids
-from app.vision.faces import Box, Float32Array
+from app.vision.faces import Float32Array
 
-_INT32: Final = np.iinfo(np.int32)
 # A vector this near to unit length differs from it by rounding only: it stays as it is, bit for bit.
 _ROUNDING: Final = 1e-6
 
@@ -39,14 +38,15 @@ class CopyChunk:
     Attributes:
         rows: rows of the dataset that are settled with it.
         skipped: of them, those that are no templates, by reason.
-        labels, boxes: N of each.
+        labels: N of them.
+        boxes: int32, (N, 4).
         vectors: float32, (N, D), unit length.
     """
 
     rows: int
     skipped: dict[str, int]
     labels: list[str]
-    boxes: list[Box | None]
+    boxes: Int32Array
     vectors: Float32Array
 
     def store(self, session: Session, domain_id: int) -> Stored:
@@ -63,7 +63,7 @@ class CopyChunk:
                     person_ids=_uuid_bytes([persons[self.labels[n]].bytes for n in kept]),
                     embeddings=self.vectors[kept] if lost else self.vectors,
                     image_sha256=None,
-                    boxes=_box_columns([self.boxes[n] for n in kept]),
+                    boxes=self.boxes[kept] if lost else self.boxes,
                     scores=np.zeros(len(kept), np.float32),
                     sharpness=np.zeros(len(kept), np.float32),
                 ),
@@ -107,7 +107,9 @@ def present_templates(session: Session, domain_id: int) -> Counter[bytes]:
     return Counter({bytes(key): count for key, count in session.execute(query)})
 
 
-def copy_chunks(batches: Iterator[RowBatch], *, after: int, novelty: Novelty, watch: Stopwatch) -> Iterator[CopyChunk]:
+def copy_chunks(
+    batches: Iterator[SpooledBatch], *, after: int, novelty: Novelty, watch: Stopwatch
+) -> Iterator[CopyChunk]:
     """A chunk of each batch, without the first `after` rows: those are only looked at to tell what is new."""
     position = 0
     for batch in batches:
@@ -132,7 +134,7 @@ def normalised(vectors: Float32Array) -> Float32Array:
     return units
 
 
-def _prepare(batch: RowBatch, novelty: Novelty, settled: int) -> CopyChunk:
+def _prepare(batch: SpooledBatch, novelty: Novelty, settled: int) -> CopyChunk:
     """The chunk of the batch's rows after the first `settled`."""
     usable = np.flatnonzero(batch.has_embedding)
     raw = batch.embeddings[usable]
@@ -147,7 +149,7 @@ def _prepare(batch: RowBatch, novelty: Novelty, settled: int) -> CopyChunk:
         rows=len(batch) - settled,
         skipped=dict(Counter(reason for n, _ in unsettled if (reason := reasons[n]) is not None)),
         labels=[batch.labels[row] for _, row in new],
-        boxes=[batch.boxes[row] for _, row in new],
+        boxes=batch.boxes[[row for _, row in new]],
         vectors=units[[n for n, _ in new]],
     )
 
@@ -159,10 +161,3 @@ def _template_key(label: str, unit: Float32Array) -> bytes:
 
 def _uuid_bytes(values: list[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), 16)
-
-
-def _box_columns(boxes: list[Box | None]) -> Int32Array:
-    """int32, (N, 4); zeros where unknown. Numbers that no picture has are cut to what the column holds."""
-    sides = [(0, 0, 0, 0) if box is None else (box.x, box.y, box.w, box.h) for box in boxes]
-    limited = [[max(_INT32.min, min(_INT32.max, side)) for side in box] for box in sides]
-    return np.array(limited, dtype=np.int32).reshape(len(boxes), 4)

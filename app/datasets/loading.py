@@ -8,13 +8,14 @@ from typing import Final, Literal
 
 from sqlalchemy.orm import Session
 
+from app.datasets.ahead import ahead
 from app.datasets.copying import CopyChunk, Novelty, copy_chunks, present_templates
 from app.datasets.pictures import find_picture
 from app.datasets.plan import Mode, Plan
 from app.datasets.reembedding import Pictures, ReembedChunk, present_pictures, reembed_chunks
 from app.datasets.report import MigrationReport, Progress, Stopwatch
-from app.datasets.rows import ReadReport, RowBatch
-from app.datasets.spool import Spool
+from app.datasets.rows import ReadReport
+from app.datasets.spool import Spool, SpooledBatch
 from app.db.domains import create_domain, find_domain, lock_domain
 from app.db.migration_runs import Step, added, advance, fail, finish, migration_lock, open_run
 from app.db.models import Domain, MigrationRun
@@ -99,7 +100,8 @@ class Loading:
                 run = self._load(domain, run)
                 with self.watch.timing("index"):
                     self.progress.stage("index", None)
-                    build_index(connection, domain.id, domain.dimension)
+                    # Nobody is enrolled in a domain that is not complete, or they wait.
+                    build_index(connection, domain.id, domain.dimension, writers_wait=not domain.complete)
                 run = self._switch(domain, run)
             except Exception as error:
                 self._note(run, error)
@@ -143,18 +145,23 @@ class Loading:
     def _load(self, domain: Domain, run: MigrationRun) -> MigrationRun:
         """Store chunk by chunk, each with the checkpoint behind it."""
         self.progress.stage(self.plan.mode, self.spool.rows, run.rows_done)
-        for chunk in self._chunks(domain, run.rows_done):
-            with self.watch.timing("store"), self.database.bulk_transaction() as session:
-                # The disk need not be waited for: rows and checkpoint are lost together, or not at all, and the last
-                # transaction waits for everything before it.
-                set_local(session, synchronous_commit="off")
-                lock_domain(session, domain.id, contract=self.plan.target.contract)
-                stored = chunk.store(session, domain.id)
-                step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())
-                run = advance(session, run, step)
-            self.progress.advance(chunk.rows)
-            self._collect_examples(chunk)
+        with ahead(self._chunks(domain, run.rows_done), 1) as chunks:
+            for chunk in chunks:
+                with self.watch.timing("store"):
+                    run = self._store(domain, run, chunk)
+                self.progress.advance(chunk.rows)
+                self._collect_examples(chunk)
         return run
+
+    def _store(self, domain: Domain, run: MigrationRun, chunk: Chunk) -> MigrationRun:
+        with self.database.bulk_transaction() as session:
+            # The disk need not be waited for: rows and checkpoint are lost together, or not at all, and the last transaction
+            # waits for everything before it.
+            set_local(session, synchronous_commit="off")
+            lock_domain(session, domain.id, contract=self.plan.target.contract)
+            stored = chunk.store(session, domain.id)
+            step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())
+            return advance(session, run, step)
 
     def _chunks(self, domain: Domain, after: int) -> Iterator[Chunk]:
         if self.plan.mode == "copy":
@@ -183,7 +190,7 @@ class Loading:
         except DatabaseError:
             pass  # it is what failed; the report then says `interrupted`
 
-    def _batches(self) -> Iterator[RowBatch]:
+    def _batches(self) -> Iterator[SpooledBatch]:
         return self.spool.batches(self.order.batch_rows or BATCH_ROWS[self.plan.mode])
 
     def _present_templates(self) -> Counter[bytes]:
@@ -201,11 +208,10 @@ class Loading:
     def _missing_pictures(self) -> int:
         assert self.order.pictures is not None
         missing = 0
-        for batch in self._batches():
-            for identity in batch.identities:
-                if find_picture(self.order.pictures.images, identity) is None:
-                    missing += 1
-                    self._example("picture_missing", identity)
+        for identity in self.spool.identities:
+            if find_picture(self.order.pictures.images, identity) is None:
+                missing += 1
+                self._example("picture_missing", identity)
         return missing
 
     def _require_pictures(self) -> None:

@@ -1,5 +1,8 @@
 """Moves a dataset into a domain: read, planned, loaded with a checkpoint, indexed, and then switched to in one step."""
 
+from typing import Final
+
+from app.datasets.ahead import ahead
 from app.datasets.compiled import Source
 from app.datasets.deepface import describe, find_dataset, read_batches
 from app.datasets.loading import Loading, Order
@@ -12,6 +15,9 @@ from app.db.migration_runs import has_unfinished
 from app.db.session import Database
 from app.errors import ContractMismatch, DomainNotFound, InvalidDataset, NothingToResume
 from app.vision.packs import PackManifest
+
+# About as many MiB; so much that the process which parses is never waited for by itself.
+_AHEAD: Final = 8
 
 
 def migrate(order: Order, database: Database, progress: Progress) -> MigrationReport:
@@ -73,9 +79,10 @@ def _read(plan: Plan, order: Order, spool: Spool, progress: Progress) -> ReadRep
     """Read everything before anything is written: a damaged dataset leaves no half-filled domain."""
     progress.stage("read", None)
     report = ReadReport()
-    for batch in read_batches(plan.info.path, allow_numpy=order.allow_numpy, report=report):
-        spool.append(batch)
-        progress.advance(len(batch))
+    with ahead(read_batches(plan.info.path, allow_numpy=order.allow_numpy, report=report), _AHEAD) as batches:
+        for batch in batches:
+            spool.append(batch)
+            progress.advance(len(batch))
     if plan.mode == "copy":
         if not report.embeddings:
             raise InvalidDataset("The dataset has no row with a usable embedding.")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.datasets.copying import Stored
 from app.datasets.pictures import find_picture
 from app.datasets.report import Stopwatch
-from app.datasets.rows import RowBatch
+from app.datasets.spool import SpooledBatch
 from app.db.migration_runs import added
 from app.db.partitions import partition_name
 from app.db.persons import ensure_persons
@@ -97,7 +97,12 @@ class ReembedChunk:
 
 
 def reembed_chunks(
-    batches: Iterator[RowBatch], pictures: Pictures, *, after: int, present: set[tuple[str, bytes]], watch: Stopwatch
+    batches: Iterator[SpooledBatch],
+    pictures: Pictures,
+    *,
+    after: int,
+    present: set[tuple[str, bytes]],
+    watch: Stopwatch,
 ) -> Iterator[ReembedChunk]:
     """A chunk of each batch, without the first `after` rows. A picture with several rows gives one template, its main face.
 

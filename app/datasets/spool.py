@@ -1,35 +1,55 @@
-"""The rows of a dataset in temporary files: read once, looked at as often as needed, without being held in memory."""
+"""The rows of a dataset, read once and looked at as often as needed: their vectors in a temporary file, the rest in memory."""
 
-import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from app.datasets.rows import RowBatch
+from app.db.copying import Int32Array
 from app.errors import DatasetNotWritten
-from app.vision.faces import Box
+from app.vision.faces import Box, Float32Array
+
+_INT32: Final = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpooledBatch:
+    """As `RowBatch`, but for `boxes`: int32, (N, 4), x, y, w, h; zeros where the dataset does not say."""
+
+    identities: list[str]
+    labels: list[str]
+    boxes: Int32Array
+    embeddings: Float32Array
+    has_embedding: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 class Spool:
-    """Rows in the order in which they came. The files have no names: nothing is left of them, however the process ends."""
+    """Rows in the order in which they came. The file has no name: nothing is left of it, however the process ends."""
 
     def __init__(self, folder: Path) -> None:
         """
         Args:
             folder: where there is room for the vectors; made where it does not exist.
         """
-        self.rows = 0
         self.dimension = 0
+        self._identities: list[str] = []
+        self._labels: list[str] = []
+        self._boxes: list[Int32Array] = []
+        self._present: list[npt.NDArray[np.bool_]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._facts: BinaryIO = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
-            self._vectors: BinaryIO = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self._vectors: BinaryIO = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise _unwritable(error) from error
 
@@ -39,9 +59,18 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._facts, self._vectors):
-            with suppress(OSError):  # the disk is full, and what was still to be written is of no more use
-                file.close()
+        with suppress(OSError):  # the disk is full, and what was still to be written is of no more use
+            self._vectors.close()
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self._identities)
+
+    @property
+    def identities(self) -> list[str]:
+        """The path of each row's picture, as the dataset has it."""
+        return self._identities
 
     def append(self, batch: RowBatch) -> None:
         """Add rows at the end.
@@ -49,38 +78,45 @@ class Spool:
         Raises:
             DatasetNotWritten: the disk is full.
         """
-        boxes = [None if box is None else [box.x, box.y, box.w, box.h] for box in batch.boxes]
-        facts = zip(batch.identities, batch.labels, boxes, batch.has_embedding.tolist(), strict=True)
         try:
-            self._facts.write(b"".join(json.dumps(row).encode() + b"\n" for row in facts))
             self._vectors.write(batch.embeddings[batch.has_embedding].tobytes())
-            self._facts.flush()
             self._vectors.flush()
         except OSError as error:
             raise _unwritable(error) from error
-        self.rows += len(batch)
+        self._identities += batch.identities
+        self._labels += map(sys.intern, batch.labels)
+        self._boxes.append(_as_columns(batch.boxes))
+        self._present.append(batch.has_embedding)
         if batch.has_embedding.any():
             self.dimension = batch.embeddings.shape[1]
 
-    def batches(self, size: int) -> Iterator[RowBatch]:
+    def batches(self, size: int) -> Iterator[SpooledBatch]:
         """All rows from the first on, `size` at a time. One reader at a time."""
-        self._facts.seek(0)
         self._vectors.seek(0)
-        while lines := list(islice(self._facts, size)):
-            yield self._batch([json.loads(line) for line in lines])
+        boxes = np.concatenate(self._boxes) if self._boxes else _as_columns([])
+        present = np.concatenate(self._present) if self._present else np.zeros(0, np.bool_)
+        for start in range(0, self.rows, size):
+            part = slice(start, start + size)
+            yield SpooledBatch(
+                identities=self._identities[part],
+                labels=self._labels[part],
+                boxes=boxes[part],
+                embeddings=self._read(present[part]),
+                has_embedding=present[part],
+            )
 
-    def _batch(self, rows: list[tuple[str, str, list[int] | None, bool]]) -> RowBatch:
-        present = np.array([row[3] for row in rows], dtype=np.bool_)
+    def _read(self, present: npt.NDArray[np.bool_]) -> Float32Array:
         raw = self._vectors.read(int(present.sum()) * self.dimension * 4)
-        embeddings = np.zeros((len(rows), self.dimension), dtype=np.float32)
+        embeddings = np.zeros((len(present), self.dimension), dtype=np.float32)
         embeddings[present] = np.frombuffer(raw, dtype=np.float32).reshape(-1, self.dimension or 1)
-        return RowBatch(
-            identities=[row[0] for row in rows],
-            labels=[row[1] for row in rows],
-            boxes=[None if row[2] is None else Box(*row[2]) for row in rows],
-            embeddings=embeddings,
-            has_embedding=present,
-        )
+        return embeddings
+
+
+def _as_columns(boxes: list[Box | None]) -> Int32Array:
+    """int32, (N, 4); zeros where nothing is known. Numbers that no picture has are cut to what a column holds."""
+    sides = [(0, 0, 0, 0) if box is None else (box.x, box.y, box.w, box.h) for box in boxes]
+    whole = np.array(sides, dtype=np.float64).reshape(len(boxes), 4)
+    return np.clip(whole, _INT32.min, _INT32.max).astype(np.int32)
 
 
 def _unwritable(error: OSError) -> DatasetNotWritten:

@@ -114,12 +114,15 @@ def rebuild_index(database: Database, domain_id: int, dimension: int) -> None:
         build_index(connection, domain_id, dimension, anew=True)
 
 
-def build_index(connection: Connection, domain_id: int, dimension: int, *, anew: bool = False) -> None:
-    """Build the index while searches and enrolments go on, and gather statistics; one that is valid stays as it is.
+def build_index(
+    connection: Connection, domain_id: int, dimension: int, *, anew: bool = False, writers_wait: bool = False
+) -> None:
+    """Build the index while searches go on, and gather statistics; one that is valid stays as it is.
 
     Args:
         connection: of `Database.maintenance`.
         anew: build a valid one again too.
+        writers_wait: let enrolments wait, instead of taking a sixth longer to let them go on.
 
     Raises:
         DomainNotFound: it was deleted meanwhile.
@@ -130,27 +133,27 @@ def build_index(connection: Connection, domain_id: int, dimension: int, *, anew:
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}_ccnew"))
         if not index_is_valid(connection, domain_id):
             _set_build_memory(connection, domain_id, dimension)
-            _build_missing(connection, domain_id, dimension)
+            _build_missing(connection, domain_id, dimension, concurrently=not writers_wait)
         elif anew:
             _set_build_memory(connection, domain_id, dimension)
             connection.execute(text(f"REINDEX INDEX CONCURRENTLY {name}"))
         connection.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
 
 
-def _build_missing(connection: Connection, domain_id: int, dimension: int) -> None:
+def _build_missing(connection: Connection, domain_id: int, dimension: int, *, concurrently: bool) -> None:
     """In parallel and, where shared memory does not suffice for that, once more without."""
     try:
-        _create_anew(connection, domain_id, dimension)
+        _create_anew(connection, domain_id, dimension, concurrently=concurrently)
     except OperationalError as error:
         if not _is_out_of_space(error):
             raise
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
-        _create_anew(connection, domain_id, dimension)
+        _create_anew(connection, domain_id, dimension, concurrently=concurrently)
 
 
-def _create_anew(connection: Connection, domain_id: int, dimension: int) -> None:
+def _create_anew(connection: Connection, domain_id: int, dimension: int, *, concurrently: bool) -> None:
     connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(domain_id)}"))
-    connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=True)))
+    connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=concurrently)))
 
 
 def _is_out_of_space(error: OperationalError) -> bool:

@@ -166,9 +166,9 @@ def _before_a_commit() -> None:
 def _in_the_middle_of_the_index() -> None:
     build = loading.build_index
 
-    def dying(*arguments: object) -> None:
+    def dying(*arguments: object, **more: object) -> None:
         threading.Timer(0.05, die).start()
-        build(*arguments)  # type: ignore[arg-type]
+        build(*arguments, **more)  # type: ignore[arg-type]
         time.sleep(60)
 
     loading.build_index = dying  # type: ignore[assignment]
@@ -177,8 +177,8 @@ def _in_the_middle_of_the_index() -> None:
 def _behind_the_index() -> None:
     build = loading.build_index
 
-    def dying(*arguments: object) -> None:
-        build(*arguments)  # type: ignore[arg-type]
+    def dying(*arguments: object, **more: object) -> None:
+        build(*arguments, **more)  # type: ignore[arg-type]
         die()
 
     loading.build_index = dying  # type: ignore[assignment]
