@@ -72,7 +72,8 @@ class DatasetStore:
     def open(self, domain: str, *, wait_s: float) -> CompiledDataset:
         """The domain's dataset, to be searched.
 
-        While a changed dataset is prepared, and where it turns out to be broken, the version from before goes on serving.
+        While a changed dataset is prepared, and where it turns out to be broken, or cannot be told from a second one beside
+        it, the version from before goes on serving.
 
         Args:
             domain: its name, as `clean_name` gives it.
@@ -85,11 +86,15 @@ class DatasetStore:
         """
         until_s = time.monotonic() + wait_s
         while True:
-            path = self._path(domain)
             try:
+                path = self._path(domain)
                 source = Source.of(path)
             except OSError as error:
                 raise DatasetNotFound(f"There is no dataset of domain {domain!r}.") from error
+            except DatasetUnavailable:
+                if (found := self._newest(domain, None)) is None:
+                    raise
+                return found
             found = self._newest(domain, source)
             if found is not None and found.record.source == source:
                 self._reap(domain)
@@ -170,8 +175,8 @@ class DatasetStore:
     def _folder(self, domain: str) -> Path:
         return self._root / _COMPILED / hashlib.sha256(domain.encode()).hexdigest()[:32]
 
-    def _newest(self, domain: str, source: Source) -> CompiledDataset | None:
-        """The version that is mapped, or a newer one where there is."""
+    def _newest(self, domain: str, source: Source | None) -> CompiledDataset | None:
+        """The version that is mapped, or a newer one where there is; without looking for one where it is that of `source`."""
         loaded = self._loaded.get(domain)
         if loaded is not None and loaded.record.source == source:
             return loaded

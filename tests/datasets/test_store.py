@@ -144,6 +144,18 @@ def test_two_datasets_in_a_folder_and_two_folders_of_a_name_are_refused_by_name(
     assert len([status for status in store.report() if status.problem]) == 2
 
 
+def test_a_second_dataset_beside_the_first_leaves_the_old_version_in_service_and_is_reported(settings, store):
+    files.dataset(settings.pkl_dir / "d", persons("old"))
+    assert labels(store, "d") == ("old",)
+    files.dataset(settings.pkl_dir / "d", persons("new"), "representations_dlib.pkl")
+    for each in (store, make_store(settings)):  # the one that has it mapped, and one that finds it compiled
+        assert each.open("d", wait_s=0).labels == ("old",)
+    (status,) = store.report()
+    assert (status.rows, "2 datasets" in str(status.problem)) == (2, True)
+    (settings.pkl_dir / "d" / files.DLIB_NAME).unlink()
+    eventually(lambda: store.open("d", wait_s=0).labels == ("new",))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", b"\x1f\x8b\x08\x00junk", b"\x80\x04]\x94."])
 def test_a_broken_dataset_is_a_clear_error_and_is_not_tried_again_until_it_changes(settings, store, content):
     source = settings.pkl_dir / "d" / files.DLIB_NAME
