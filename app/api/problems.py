@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app import errors
+from app.db.session import driver_reason
 
 log = structlog.stdlib.get_logger("facedex.api")
 
@@ -73,7 +74,12 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
 
 _RETRY_AFTER_S = {503: 2}
 # How things are, and no fault of the program's: the log needs no traceback of each request that meets them.
-_CIRCUMSTANCES = (errors.DatabaseDisabled, errors.DomainNotMigrated, errors.DatasetUnavailable)
+_CIRCUMSTANCES = (
+    errors.DatabaseDisabled,
+    errors.DatabaseUnavailable,
+    errors.DomainNotMigrated,
+    errors.DatasetUnavailable,
+)
 _MAX_FIELD_ERRORS = 20
 
 
@@ -135,7 +141,8 @@ def _respond(problem: dict[str, Any]) -> Response:
 def _on_facedex_error(error: errors.FacedexError) -> Response:
     response = problem_response(error)
     if isinstance(error, _CIRCUMSTANCES):
-        log.warning(f"[API] {error.code}: {error}")
+        reason = driver_reason(error)
+        log.warning(f"[API] {error.code}: {error}" + (f" ({reason})" if reason else ""))
     elif response.status_code >= 500:
         log.error(f"[API] {error.code}: {error}", exc_info=error)
     return response

@@ -1,6 +1,8 @@
 import inspect
 
+import psycopg
 import pytest
+import structlog
 from flask import Flask, g
 
 from app import errors
@@ -41,6 +43,17 @@ def client():
     def _busy():
         raise errors.PoolBusy("All workers are busy.")
 
+    @app.get("/away")
+    def _away():
+        try:
+            raise psycopg.OperationalError("connection refused\nmore of it")
+        except psycopg.OperationalError as error:
+            raise errors.DatabaseUnavailable("The database cannot be reached.") from error
+
+    @app.get("/all-taken")
+    def _all_taken():
+        raise errors.DatabaseBusy("No connection became free.")
+
     return app.test_client()
 
 
@@ -57,6 +70,18 @@ def test_busy_says_when_to_come_back(client):
     response = client.get("/busy")
     assert (response.status_code, response.get_json()["code"]) == (503, "pool_busy")
     assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_database_that_is_away_is_one_line_in_the_log_with_the_drivers_reason(client):
+    with structlog.testing.capture_logs() as lines:
+        for path in ("/away", "/all-taken"):
+            response = client.get(path)
+            assert (response.status_code, "refused" in response.text) == (503, False)
+    assert [line["event"] for line in lines] == [
+        "[API] database_unavailable: The database cannot be reached. (connection refused)",
+        "[API] database_busy: No connection became free.",
+    ]
+    assert not any("exc_info" in line for line in lines)
 
 
 def test_a_wrong_method_says_which_are_allowed(client):
