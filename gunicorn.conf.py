@@ -9,11 +9,12 @@ import struct
 from app.config import SettingsError, load_settings, reload_settings
 
 try:
-    _settings = reload_settings()  # SIGHUP executes this file again
+    # SIGHUP executes this file again. Below a supervisor, this reads what that has accepted.
+    _settings = reload_settings()
 except SettingsError:
     if not load_settings.cache_info().currsize:
         raise
-    _settings = load_settings()  # `.env` is broken now: the web goes on with what it has
+    _settings = load_settings()  # they are broken now: the web goes on with what it has
 
 wsgi_app = "wsgi:app"
 proc_name = "facedex-web"

@@ -2,7 +2,8 @@
 
 Values come from the process environment, then from the file `.env` beside `wsgi.py`, or the one that the environment
 variable ENV_FILE names. A key in it that is not a setting, a line or a value that does not parse, is an error that names it.
-Beside a running service, what that service was started with comes last, so that commands find the same data.
+Beside a running service, what that service was started with comes last, so that commands find the same data. The service's own
+processes have what its supervisor last accepted, and never read `.env`: an edit counts from a reload on, or not at all.
 """
 
 import fcntl
@@ -23,7 +24,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 # The environment variable that names another file than `.env`; an option of `scripts/serve` sets it.
 ENV_FILE: Final = "ENV_FILE"
-# Set in the processes of a running service: they have their settings from it, and look for no other's.
+# Set in the processes that a supervisor starts: they have the settings that it accepted last.
 SUPERVISED: Final = "FACEDEX_SUPERVISED"
 
 # A Unix socket's path must fit in 108 bytes (sun_path, unix(7)), its final NUL and PostgreSQL's file name included.
@@ -164,6 +165,10 @@ class Settings(BaseSettings):
         return self.embedder_url or f"unix:{self.run_dir / 'embedder.sock'}"
 
 
+# What `reload_settings` parsed, on its way into the cache of `load_settings`.
+_reloaded: list[Settings] = []
+
+
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
     """The process's settings, parsed once.
@@ -171,16 +176,18 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: names every unknown or malformed setting.
     """
-    return parse_settings()
+    return _reloaded.pop() if _reloaded else parse_settings()
 
 
 def reload_settings() -> Settings:
     """Parse anew what `load_settings` answers from now on in this process: `.env` may have changed, the environment cannot.
 
+    A supervisor holds the service's lock: what was published there is its own, and is not what it reads.
+
     Raises:
         SettingsError: as `load_settings`; it goes on answering the settings from before.
     """
-    parse_settings()
+    _reloaded[:] = [_accepted({}) if os.environ.get(SUPERVISED) else _from_file({})]
     load_settings.cache_clear()
     return load_settings()
 
@@ -210,23 +217,27 @@ def parse_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: names every unknown or malformed setting.
     """
-    file = env_file()
-    _refuse_broken_lines(file)
-    settings = _parse(file, overrides)
-    running = {} if os.environ.get(SUPERVISED) else _read_running(settings)
+    if os.environ.get(SUPERVISED):
+        return _accepted(overrides)
+    settings = _from_file(overrides)
+    running = _read_running(settings)
     missing = {name: value for name, value in running.items() if name not in settings.model_fields_set}
-    return _parse(file, missing | overrides) if missing else settings
+    return _from_file(missing | overrides) if missing else settings
 
 
 def publish_running(settings: Settings) -> None:
-    """Leave beside the service what it was started with, mode 600, for commands; they use it while the service runs."""
+    """Leave beside the service the settings that it accepted, mode 600: for its processes, and for commands while it runs.
+
+    In one step: a process that starts at this moment reads the old ones or the new ones.
+    """
     values = settings.model_dump(mode="json", include=settings.model_fields_set - {"storage_dir"})
     if settings.vector_db_url is not None:
         values["vector_db_url"] = settings.vector_db_url.get_secret_value()
-    path = settings.run_dir / _RUNNING_FILE
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+    written = settings.run_dir / f"{_RUNNING_FILE}.new"
+    written.unlink(missing_ok=True)
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
         json.dump(values, stream)
+    written.replace(settings.run_dir / _RUNNING_FILE)
 
 
 def serve_lock(settings: Settings) -> Path:
@@ -234,7 +245,23 @@ def serve_lock(settings: Settings) -> Path:
     return settings.run_dir / "serve.lock"
 
 
-def _parse(file: Path, overrides: dict[str, Any]) -> Settings:
+def _from_file(overrides: dict[str, Any]) -> Settings:
+    file = env_file()
+    _refuse_broken_lines(file)
+    return _parse(file, overrides)
+
+
+def _accepted(overrides: dict[str, Any]) -> Settings:
+    """What the supervisor published last; only where it lies comes from the environment."""
+    path = _parse(None, overrides).run_dir / _RUNNING_FILE
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{_RUNNING_FILE} in the service's folder cannot be read: {type(error).__name__}") from None
+    return _parse(None, values | overrides)
+
+
+def _parse(file: Path | None, overrides: dict[str, Any]) -> Settings:
     try:
         return Settings(_env_file=file, **overrides)
     except ValidationError as error:

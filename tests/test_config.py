@@ -116,6 +116,35 @@ def test_commands_beside_a_running_service_have_its_settings(tmp_path, monkeypat
         assert parse_settings(storage_dir=tmp_path).web_threads == 5
 
 
+def test_the_processes_of_a_service_have_what_it_accepted_whatever_the_file_says_now(tmp_path, monkeypatch):
+    file = tmp_path / "env"
+    file.write_text("VECTOR_DB_ENABLED=false\nWEB_THREADS=3\n")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    monkeypatch.setenv("STORAGE_DIR", str(tmp_path))
+    load_settings.cache_clear()
+    try:
+        accepted = reload_settings()
+        accepted.run_dir.mkdir()
+        publish_running(accepted)
+        for content in ("VECTOR_DB_ENABLED=perhaps\n", "broken line\n", "VECTOR_DB_ENABLED=true\nWEB_THREADS=5\n"):
+            file.write_text(content)
+            monkeypatch.setenv("FACEDEX_SUPERVISED", "1")
+            assert parse_settings() == reload_settings() == load_settings() == accepted
+            monkeypatch.delenv("FACEDEX_SUPERVISED")
+        with serve_lock(accepted).open("ab") as lock:  # the supervisor's own view while it runs
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            file.write_text("WEB_THREADS=5\n")
+            published = reload_settings()
+            assert (published.vector_db_enabled, published.web_threads) == (True, 5)
+        (accepted.run_dir / "settings.json").unlink()
+        monkeypatch.setenv("FACEDEX_SUPERVISED", "1")
+        with pytest.raises(SettingsError, match=r"settings\.json"):
+            reload_settings()
+        assert load_settings() == published
+    finally:
+        load_settings.cache_clear()
+
+
 def test_the_database_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("VECTOR_DB_URL", "postgresql://user:hunter2@db/facedex")
     assert "hunter2" not in repr(parse_settings())

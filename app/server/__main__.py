@@ -56,6 +56,7 @@ _PYTHON: Final = sys.executable
 
 def main() -> int:
     """Run the service; the exit code."""
+    os.environ.pop(SUPERVISED, None)  # started from within another service, this one still has settings of its own
     _set_environment(_arguments())
     try:
         settings = load_settings()
@@ -167,7 +168,6 @@ def _lock(file: IO[bytes]) -> None:
 def _with_model(settings: Settings) -> Settings:
     """The settings with the pack that is active now: one chosen later counts from the next start on, for all processes."""
     os.environ["FACE_MODEL"] = _prepare_model(settings)
-    os.environ[SUPERVISED] = "1"
     settings = reload_settings()
     publish_running(settings)
     return settings

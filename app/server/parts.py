@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import create_engine
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import PROJECT_ROOT, SUPERVISED, Settings
 from app.db.embedded import EmbeddedPostgres
 from app.db.migrate import upgrade
 from app.db.session import database_url
@@ -136,6 +136,7 @@ def stop_timeout_s(settings: Settings) -> float:
 
 def _spawn(settings: Settings, name: str, arguments: list[str], log_name: str) -> Child:
     env = os.environ | {
+        SUPERVISED: "1",
         # One core, one worker, one thread: libraries that start threads of their own only get in each other's way.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -41,11 +41,11 @@ def reload(supervisor: Supervisor) -> None:
             supervisor.stop_part(DATABASE)
         _tell(f"not reloaded: {error}", failed=True)
         return
+    publish_running(settings)  # whatever starts from now on reads these
     prepare_datasets(settings, supervisor, awaited=not settings.vector_db_enabled)
     _replace_web_workers(settings, supervisor)
     if not settings.vector_db_enabled:
         supervisor.stop_part(DATABASE)
-    publish_running(settings)
     chosen = "pgvector" if settings.vector_db_enabled else "PKL"
     _tell(f"reloaded in {time.monotonic() - started_s:.1f} s: recognition by {chosen}")
 
@@ -53,7 +53,7 @@ def reload(supervisor: Supervisor) -> None:
 def _replace_web_workers(settings: Settings, supervisor: Supervisor) -> None:
     """Wait until the old ones have answered what they held: they may need the database for it."""
     web = supervisor.running(WEB)
-    if not isinstance(web, Child):  # it is down, and will read the new settings when it is started again
+    if not isinstance(web, Child):  # it is down, and will have the new settings when it is started again
         return
     old = web.hang_up()
     until_s = time.monotonic() + stop_timeout_s(settings)

@@ -402,10 +402,21 @@ def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her
         assert "hunter2" not in told
         assert outcome(recognize(http, "d")) == BY_CHOICE
         assert {worker.pid for worker in service.web()[1]} == workers
-        if "perhaps" in content:  # sent to the web itself, too
-            service.web()[0].send_signal(signal.SIGHUP)
-            eventually(lambda: not workers & {worker.pid for worker in service.web()[1]})
-            assert outcome(recognize(http, "d")) == BY_CHOICE
+        web = service.web()[0]
+        web.send_signal(signal.SIGHUP)  # sent to the web itself, too
+        eventually(lambda: not workers & {worker.pid for worker in service.web()[1]})
+        assert outcome(recognize(http, "d")) == BY_CHOICE
+        web.kill()  # and one that has to be started anew
+        web.wait()
+        eventually(lambda: is_ready(service))
+        assert outcome(recognize(http, "d")) == BY_CHOICE
+
+
+def is_ready(service: RunningService) -> bool:
+    try:
+        return httpx.get(service.url + "/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_terminal_that_is_closed_ends_the_service_though_sighup_else_asks_for_a_reload(tmp_path, env_file):
