@@ -83,8 +83,7 @@ def compile_dataset(source: Path, folder: Path, *, contract: str, allow_numpy: b
         DatasetNotFound: it is gone.
         DatasetNotWritten: the disk is full, or the folder refuses.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder):
+    with _made_and_locked(folder):
         before = _source(source)
         current = load(folder)
         if current is not None and current.record.source == before:
@@ -207,8 +206,15 @@ def _write_sorted(rows: npt.NDArray[np.float32], order: npt.NDArray[np.int64], p
 
 
 @contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    with (folder / _LOCK_NAME).open("ab") as lock:
+def _made_and_locked(folder: Path) -> Generator[None]:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / _LOCK_NAME).open("ab")
+    except OSError as error:
+        # Named as it lies in the storage folder, whose place is no client's business.
+        name = "/".join(folder.parts[-3:])
+        raise DatasetNotWritten(f"The folder {name} cannot be made or written to: {error.strerror}.") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -3,14 +3,17 @@
 import os
 import pickle
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from app.config import PROJECT_ROOT
 from app.datasets import compile as compiling
 from app.datasets.compile import compile_dataset, read_failure
 from app.datasets.compiled import CompiledDataset, load, read_record
-from app.errors import ContractMismatch, InvalidDataset, UnsafeDataset
+from app.errors import ContractMismatch, DatasetNotWritten, InvalidDataset, UnsafeDataset
 from app.vision.dlib_weights import WEIGHTS_SHA256
 from tests import deepface_files as files
 
@@ -202,3 +205,17 @@ def test_a_record_that_is_something_else_is_no_record(folder):
         (folder / "current.json").write_text(text)
         assert read_record(folder) is None
         assert load(folder) is None
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_one_line_that_names_it(tmp_path):
+    source = files.dataset(tmp_path / "d", {"a": files.vectors(1)})
+    (tmp_path / "pkl").mkdir()
+    (tmp_path / "pkl" / ".compiled").write_text("a file in its place")
+    argv = [sys.executable, "-m", "app.datasets.compile", str(source), str(tmp_path / "pkl/.compiled/abc"), CONTRACT]
+    done = subprocess.run(argv, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "The folder pkl/.compiled/abc cannot be made or written to: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "folder" / "lock").mkdir(parents=True)
+    with pytest.raises(DatasetNotWritten, match="folder cannot be made or written to"):
+        compile_(source, tmp_path / "folder")
