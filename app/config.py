@@ -115,7 +115,8 @@ class Settings(BaseSettings):
         try:
             return json.loads(value)
         except ValueError:
-            raise ValueError('must be a JSON object, e.g. {"slovenia": "/data/slovenia.pkl"}') from None
+            example = '{"slovenia": "/data/slovenia/representations_dlib.pkl"}'
+            raise ValueError(f"must be a JSON object, e.g. {example}") from None
 
     @field_validator("pkl_datasets")
     @classmethod

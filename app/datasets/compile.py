@@ -32,6 +32,7 @@ from app.datasets.compiled import (
 )
 from app.datasets.contracts import fits_contract
 from app.datasets.deepface import describe, read_batches
+from app.datasets.names import UNKNOWN_MODEL
 from app.datasets.rows import DatasetInfo, ReadReport, RowBatch
 from app.errors import (
     ContractMismatch,
@@ -105,6 +106,10 @@ def _compile(
     source: Path, before: Source, folder: Path, current: Record | None, contract: str, allow_numpy: bool
 ) -> Record:
     info = describe(source)
+    if info.model == UNKNOWN_MODEL:
+        raise ContractMismatch(
+            "The file's name does not say which model made it: give it DeepFace's, such as representations_dlib.pkl."
+        )
     if not fits_contract(info.model, contract):
         raise ContractMismatch(
             f"The dataset holds embeddings of DeepFace's model {info.model!r}, which cannot be compared with {contract}."

@@ -188,6 +188,15 @@ def test_another_models_dataset_is_refused_until_its_pack_is_the_active_one(sett
     assert labels(make_store(settings, face_model=scrfd.name), "d") == ("a",)
 
 
+def test_a_dataset_under_another_name_than_deepfaces_is_told_which_to_give_it(settings, store):
+    named = files.dataset(settings.pkl_dir / "d", persons("a"), "slovenia.pkl")
+    with pytest.raises(ContractMismatch, match=r"such as representations_dlib\.pkl"):
+        store.open("d", wait_s=WAIT_S)
+    assert ["representations_dlib.pkl" in str(status.problem) for status in store.report()] == [True]
+    named.rename(named.with_name("representations_dlib.pkl"))
+    assert labels(store, "d") == ("a",)
+
+
 def test_while_a_changed_dataset_is_prepared_the_old_one_serves_and_then_the_new_one_does(settings, store):
     files.dataset(settings.pkl_dir / "d", persons("old"))
     before = store.open("d", wait_s=WAIT_S)
