@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from app.api.wiring import Services, services
 from app.cli.common import command_body
+from app.datasets.attempt import Order
 from app.datasets.export import export_domain
-from app.datasets.loading import Order
 from app.datasets.migrate import migrate
 from app.datasets.plan import MODES, Mode
 from app.datasets.reembedding import Pictures
@@ -115,7 +115,6 @@ def run_migration(
         resume=resume,
         allow_numpy=allow_numpy or found.settings.pkl_allow_numpy,
         pictures=_pictures(found, images, keep_going=keep_going) if images else None,
-        spool_folder=found.settings.storage_dir,
     )
     with _Bars() as bars:
         report = migrate(order, found.database, bars)

@@ -46,9 +46,11 @@ class RowChecker:
 
     def _see_layout(self, header: dict[str, Any]) -> None:
         root, self._report.flat = header["root"], header.get("flat") is True
-        if root is not None and not isinstance(root, str):
+        pictures = header.get("pictures")
+        if (root is not None and not isinstance(root, str)) or not isinstance(pictures, int):
             raise FrameError
         self._root = root
+        self._report.expected = pictures
 
     def _label(self, row: RawRow) -> str | None:
         try:

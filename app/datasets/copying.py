@@ -11,13 +11,14 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.datasets.report import Stopwatch
-from app.datasets.spool import SpooledBatch
+from app.datasets.rows import RowBatch
 from app.db.copying import Int32Array, TemplateBatch
 from app.db.partitions import partition_name
 from app.db.persons import ensure_persons
 from app.db.templates import copy_templates, random_ids
-from app.vision.faces import Float32Array
+from app.vision.faces import Box, Float32Array
 
+_INT32: Final = np.iinfo(np.int32)
 # A vector this near to unit length differs from it by rounding only: it stays as it is, bit for bit.
 _ROUNDING: Final = 1e-6
 
@@ -108,17 +109,37 @@ def present_templates(session: Session, domain_id: int) -> Counter[bytes]:
 
 
 def copy_chunks(
-    batches: Iterator[SpooledBatch], *, after: int, novelty: Novelty, watch: Stopwatch
+    batches: Iterator[RowBatch], *, after: int, size: int, novelty: Novelty, watch: Stopwatch
 ) -> Iterator[CopyChunk]:
-    """A chunk of each batch, without the first `after` rows: those are only looked at to tell what is new."""
+    """Chunks of `size` rows, without the first `after` rows: those are only looked at to tell what is new.
+
+    Raises:
+        DatasetError: as the reader.
+    """
     position = 0
-    for batch in batches:
+    for batch in rebatched(batches, size):
         settled = max(0, min(len(batch), after - position))
         with watch.timing("prepare"):
             chunk = _prepare(batch, novelty, settled)
         position += len(batch)
         if chunk.rows:
             yield chunk
+
+
+def rebatched(batches: Iterator[RowBatch], size: int) -> Iterator[RowBatch]:
+    """The same rows in the same order, `size` at a time."""
+    held: list[RowBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        if count >= size:
+            joined = _joined(held)
+            whole = count - count % size
+            yield from (_part(joined, start, start + size) for start in range(0, whole, size))
+            held, count = [_part(joined, whole, count)], count - whole
+    if count:
+        yield _joined(held)
 
 
 def normalised(vectors: Float32Array) -> Float32Array:
@@ -134,7 +155,7 @@ def normalised(vectors: Float32Array) -> Float32Array:
     return units
 
 
-def _prepare(batch: SpooledBatch, novelty: Novelty, settled: int) -> CopyChunk:
+def _prepare(batch: RowBatch, novelty: Novelty, settled: int) -> CopyChunk:
     """The chunk of the batch's rows after the first `settled`."""
     usable = np.flatnonzero(batch.has_embedding)
     raw = batch.embeddings[usable]
@@ -149,8 +170,35 @@ def _prepare(batch: SpooledBatch, novelty: Novelty, settled: int) -> CopyChunk:
         rows=len(batch) - settled,
         skipped=dict(Counter(reason for n, _ in unsettled if (reason := reasons[n]) is not None)),
         labels=[batch.labels[row] for _, row in new],
-        boxes=batch.boxes[[row for _, row in new]],
+        boxes=_box_columns([batch.boxes[row] for _, row in new]),
         vectors=units[[n for n, _ in new]],
+    )
+
+
+def _joined(batches: list[RowBatch]) -> RowBatch:
+    # Before the first vector was seen, their length was not known.
+    embeddings = np.zeros((sum(map(len, batches)), max(batch.embeddings.shape[1] for batch in batches)), np.float32)
+    start = 0
+    for batch in batches:
+        embeddings[start : start + len(batch), : batch.embeddings.shape[1]] = batch.embeddings
+        start += len(batch)
+    return RowBatch(
+        identities=[identity for batch in batches for identity in batch.identities],
+        labels=[label for batch in batches for label in batch.labels],
+        boxes=[box for batch in batches for box in batch.boxes],
+        embeddings=embeddings,
+        has_embedding=np.concatenate([batch.has_embedding for batch in batches]),
+    )
+
+
+def _part(batch: RowBatch, start: int, end: int) -> RowBatch:
+    part = slice(start, end)
+    return RowBatch(
+        batch.identities[part],
+        batch.labels[part],
+        batch.boxes[part],
+        batch.embeddings[part],
+        batch.has_embedding[part],
     )
 
 
@@ -161,3 +209,10 @@ def _template_key(label: str, unit: Float32Array) -> bytes:
 
 def _uuid_bytes(values: list[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), 16)
+
+
+def _box_columns(boxes: list[Box | None]) -> Int32Array:
+    """int32, (N, 4); zeros where unknown. Numbers that no picture has are cut to what a column holds."""
+    sides = [(0, 0, 0, 0) if box is None else (box.x, box.y, box.w, box.h) for box in boxes]
+    exact = np.array(sides, dtype=np.float64).reshape(len(boxes), 4)
+    return np.clip(exact, _INT32.min, _INT32.max).astype(np.int32)

@@ -33,9 +33,13 @@ class FolderLayout:
     A dataset may keep a folder for each person (`faces/Alice/1.jpg`), or none (`faces/Alice1.jpg`). There, the picture's folder
     would give everybody the same name. So it names nobody where other pictures lie in folders below it, or where all lie in it
     and have several names.
+
+    Attributes:
+        pictures: how many paths were seen.
     """
 
     def __init__(self) -> None:
+        self.pictures = 0
         self._common: list[str] | None = None
         self._last: str | None = None
         self._several_folders = False
@@ -46,6 +50,7 @@ class FolderLayout:
         """Take one more text into account, if it is the path of a picture."""
         if not text.lower().endswith(_PICTURE_SUFFIXES):
             return
+        self.pictures += 1
         folder, file_name = _split(text)
         if not self._several_folders and not self._several_names:
             name = _without_number(file_name)

@@ -1,116 +1,83 @@
 """One attempt at loading a dataset into a domain: chunk by chunk with a checkpoint, the index, and the switch."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.datasets.ahead import ahead
-from app.datasets.copying import CopyChunk, Novelty, copy_chunks, present_templates
-from app.datasets.pictures import find_picture
-from app.datasets.plan import Mode, Plan
-from app.datasets.reembedding import Pictures, ReembedChunk, present_pictures, reembed_chunks
-from app.datasets.report import MigrationReport, Progress, Stopwatch
-from app.datasets.rows import ReadReport
-from app.datasets.spool import Spool, SpooledBatch
-from app.db.domains import create_domain, find_domain, lock_domain
+from app.datasets.attempt import READ_AHEAD, Attempt, pictures_of
+from app.datasets.copying import CopyChunk, Novelty, copy_chunks
+from app.datasets.reembedding import Picture, ReembedChunk, present_pictures, reembed_chunks
+from app.datasets.report import MigrationReport
+from app.datasets.rows import RowBatch
+from app.db.domains import create_domain, drop_domain, find_domain, lock_domain
 from app.db.migration_runs import Step, added, advance, fail, finish, migration_lock, open_run
-from app.db.models import Domain, MigrationRun
+from app.db.models import Domain, MigrationRun, Person
 from app.db.partitions import build_index, drop_index, index_is_valid
-from app.db.session import Database, set_local
-from app.errors import DatabaseError, DomainNotFound, InvalidDataset, InvalidRequest, MigrationUnfinished
-from app.vision.packs import PackManifest
+from app.db.session import set_local
+from app.errors import (
+    ContractMismatch,
+    DatabaseError,
+    DatasetError,
+    DomainNotFound,
+    FacedexError,
+    InvalidDataset,
+    InvalidRequest,
+    MigrationUnfinished,
+)
 
-BATCH_ROWS: Final[dict[Mode, int]] = {"copy": 5_000, "reembed": 64}
 # Adding a row to an index takes several times as long as building it with that row.
 _REBUILD_SHARE: Final = 0.25
-_EXAMPLES: Final = 10
-# What the reader cannot use at all. Other rows have a picture, at least.
-_NO_ROW: Final = ("no_label", "bad_identity", "malformed")
 
 Chunk = CopyChunk | ReembedChunk
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to move, where to, and how.
-
-    Attributes:
-        domain: the name as `app.names.clean_name` keeps it, or an id; made where it does not exist.
-        path: the dataset, or a folder with one.
-        pack: the active pack: the domain's, where the domain has to be made.
-        mode: `auto` chooses.
-        batch_rows: rows in one transaction; None takes the mode's own number.
-        dry_run: read and report; write nothing.
-        resume: only go on with what was broken off.
-        allow_numpy: as `read_batches`.
-        pictures: how to embed; None where there is no folder of pictures.
-        spool_folder: where there is room for the vectors, in temporary files.
-    """
-
-    domain: str
-    path: Path
-    pack: PackManifest
-    mode: Literal["auto"] | Mode
-    batch_rows: int | None
-    dry_run: bool
-    resume: bool
-    allow_numpy: bool
-    pictures: Pictures | None
-    spool_folder: Path
-
-
 @dataclass(slots=True)
-class Loading:
-    """One attempt at a migration."""
+class Loading(Attempt):
+    """An attempt at a migration."""
 
-    order: Order
-    plan: Plan
-    database: Database
-    progress: Progress
-    watch: Stopwatch
-    spool: Spool
-    read: ReadReport
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def rehearse(self) -> MigrationReport:
-        """Find out what would be migrated; write nothing."""
-        if self.plan.mode == "reembed":
-            missing = self._missing_pictures()
-            skipped = added(self._unreadable(), {"picture_missing": missing} if missing else {})
-            return self._report(self.spool.rows - missing, 0, None, skipped)
-        novelty = Novelty(self._present_templates())
-        skipped, migrated = self._unreadable(), 0
-        for chunk in copy_chunks(self._batches(), after=0, novelty=novelty, watch=self.watch):
-            migrated += len(chunk.labels)
-            skipped = added(skipped, chunk.skipped)
-        return self._report(migrated, 0, None, skipped)
+    _created: bool = False
 
     def run(self) -> MigrationReport:
-        """Migrate what is not yet settled."""
-        if self.plan.mode == "reembed" and self.order.pictures and not self.order.pictures.keep_going:
-            self._require_pictures()
+        """Migrate what is not yet settled. Nothing is written before something was found that can be migrated."""
+        self.progress.stage("read", None)
+        with ahead(self.batches(), READ_AHEAD) as batches:
+            if self.plan.mode == "copy":
+                return self._migrate(self.with_vectors(batches), ())
+            rows = pictures_of(batches)
+            self._require_pictures(rows)
+            return self._migrate(iter(()), rows)
+
+    def _migrate(self, batches: Iterator[RowBatch], rows: Sequence[Picture]) -> MigrationReport:
         with migration_lock(self.database, self.plan.target.domain) as connection:
             domain, run = self._open()
             resumed_at = run.rows_done
             try:
-                run = self._load(domain, run)
+                run = self._load(domain, run, batches, rows)
+                self.require_unchanged()
                 with self.watch.timing("index"):
                     self.progress.stage("index", None)
                     # Nobody is enrolled in a domain that is not complete, or they wait.
                     build_index(connection, domain.id, domain.dimension, writers_wait=not domain.complete)
                 run = self._switch(domain, run)
             except Exception as error:
-                self._note(run, error)
+                self._give_up(domain, run, error)
                 raise
-        return self._report(run.rows_migrated, resumed_at, run.persons, run.skipped, run.seconds)
+        return self.report(
+            migrated=run.rows_migrated,
+            skipped=run.skipped,
+            seconds=run.seconds,
+            resumed_at=resumed_at,
+            persons=run.persons,
+        )
 
     def _open(self) -> tuple[Domain, MigrationRun]:
         """The domain, made where it is missing, and the run, begun or taken up again."""
-        target, info = self.plan.target, self.plan.info
+        target, info, total = self.plan.target, self.plan.info, self.read.expected
         with self.database.transaction() as session:
             domain = self._find_or_create(session)
             lock_domain(session, domain.id, contract=target.contract)
@@ -120,11 +87,10 @@ class Loading:
                 source=info.path.name,
                 sha256=info.sha256,
                 mode=self.plan.mode,
-                rows_total=self.spool.rows,
+                rows_total=total,
                 alone=not domain.complete,
             )
-            left = self.spool.rows - run.rows_done
-            if left and (not domain.complete or left > _REBUILD_SHARE * domain.template_count):
+            if _is_better_built_anew(domain, run):
                 drop_index(session, domain.id)
             return domain, run
 
@@ -133,6 +99,7 @@ class Loading:
         try:
             return find_domain(session, target.domain)
         except DomainNotFound:
+            self._created = True
             return create_domain(
                 session,
                 target.domain,
@@ -142,16 +109,31 @@ class Loading:
                 complete=False,
             )
 
-    def _load(self, domain: Domain, run: MigrationRun) -> MigrationRun:
+    def _load(
+        self, domain: Domain, run: MigrationRun, batches: Iterator[RowBatch], rows: Sequence[Picture]
+    ) -> MigrationRun:
         """Store chunk by chunk, each with the checkpoint behind it."""
-        self.progress.stage(self.plan.mode, self.spool.rows, run.rows_done)
-        with ahead(self._chunks(domain, run.rows_done), 1) as chunks:
+        self.progress.stage(self.plan.mode, run.rows_total, run.rows_done)
+        with ahead(self._chunks(domain, run.rows_done, batches, rows), 1) as chunks:
             for chunk in chunks:
                 with self.watch.timing("store"):
                     run = self._store(domain, run, chunk)
                 self.progress.advance(chunk.rows)
                 self._collect_examples(chunk)
         return run
+
+    def _chunks(
+        self, domain: Domain, after: int, batches: Iterator[RowBatch], rows: Sequence[Picture]
+    ) -> Iterator[Chunk]:
+        if self.plan.mode == "copy":
+            novelty = Novelty(self.present_templates() if domain.template_count else Counter())
+            return copy_chunks(batches, after=after, size=self.chunk_rows, novelty=novelty, watch=self.watch)
+        assert self.order.pictures is not None
+        with self.database.bulk_transaction() as session:
+            present = present_pictures(session, domain.id)
+        return reembed_chunks(
+            rows, self.order.pictures, after=after, size=self.chunk_rows, present=present, watch=self.watch
+        )
 
     def _store(self, domain: Domain, run: MigrationRun, chunk: Chunk) -> MigrationRun:
         with self.database.bulk_transaction() as session:
@@ -163,15 +145,6 @@ class Loading:
             step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())
             return advance(session, run, step)
 
-    def _chunks(self, domain: Domain, after: int) -> Iterator[Chunk]:
-        if self.plan.mode == "copy":
-            novelty = Novelty(self._present_templates() if domain.template_count else Counter())
-            return copy_chunks(self._batches(), after=after, novelty=novelty, watch=self.watch)
-        assert self.order.pictures is not None
-        with self.database.bulk_transaction() as session:
-            present = present_pictures(session, domain.id)
-        return reembed_chunks(self._batches(), self.order.pictures, after=after, present=present, watch=self.watch)
-
     def _switch(self, domain: Domain, run: MigrationRun) -> MigrationRun:
         """From here on the domain is answered from the database: all of it is there, and indexed."""
         with self.database.transaction() as session:
@@ -179,77 +152,52 @@ class Loading:
             if not index_is_valid(session, domain.id):
                 raise MigrationUnfinished("The domain's index was dropped meanwhile: run the migration again.")
             if not domain.template_count:
-                raise InvalidDataset(f"No row became a template: {_listed(added(run.skipped, self._unreadable()))}.")
+                raise InvalidDataset(f"No row became a template: {_listed(added(run.skipped, self.unreadable()))}.")
             domain.complete = True
-            return finish(session, run, skipped=self._unreadable(), seconds=self.watch.take())
+            return finish(session, run, skipped=self.unreadable(), seconds=self.watch.take())
 
-    def _note(self, run: MigrationRun, error: Exception) -> None:
+    def _give_up(self, domain: Domain, run: MigrationRun, error: Exception) -> None:
+        """Note the error or, where the dataset itself cannot be used, take back the domain that was made for it."""
         try:
             with self.database.transaction() as session:
-                fail(session, run.id, getattr(error, "code", "internal_error"))
-        except DatabaseError:
+                if self._created and isinstance(error, DatasetError | ContractMismatch):
+                    _take_back(session, domain.id)
+                else:
+                    fail(session, run.id, error.code if isinstance(error, FacedexError) else "internal_error")
+        except (DatabaseError, DomainNotFound):
             pass  # it is what failed; the report then says `interrupted`
 
-    def _batches(self) -> Iterator[SpooledBatch]:
-        return self.spool.batches(self.order.batch_rows or BATCH_ROWS[self.plan.mode])
-
-    def _present_templates(self) -> Counter[bytes]:
-        try:
-            with self.watch.timing("prepare"), self.database.bulk_transaction() as session:
-                return present_templates(session, find_domain(session, self.plan.target.domain).id)
-        except DomainNotFound:
-            return Counter()
-
-    def _unreadable(self) -> dict[str, int]:
-        """What the reader could not use, by reason."""
-        copied = self.plan.mode == "copy"
-        return {reason: count for reason, count in self.read.skipped.items() if copied or reason in _NO_ROW}
-
-    def _missing_pictures(self) -> int:
+    def _require_pictures(self, rows: Sequence[Picture]) -> None:
         assert self.order.pictures is not None
-        missing = 0
-        for identity in self.spool.identities:
-            if find_picture(self.order.pictures.images, identity) is None:
-                missing += 1
-                self._example("picture_missing", identity)
-        return missing
-
-    def _require_pictures(self) -> None:
-        if missing := self._missing_pictures():
+        if not self.order.pictures.keep_going and (missing := self.missing_pictures(rows)):
             raise InvalidRequest(
-                f"{missing} of {self.spool.rows} pictures are not in the folder --images,"
+                f"{missing} of {len(rows)} pictures are not in the folder --images,"
                 f" {self.examples['picture_missing'][0]!r} among them; --keep-going passes over them."
             )
 
     def _collect_examples(self, chunk: Chunk) -> None:
         for outcome in chunk.outcomes if isinstance(chunk, ReembedChunk) else ():
             if outcome.reason not in ("", "present", "same_picture"):
-                self._example(outcome.reason, outcome.identity)
+                self.example(outcome.reason, outcome.identity)
 
-    def _example(self, reason: str, identity: str) -> None:
-        found = self.examples.setdefault(reason, [])
-        if len(found) < _EXAMPLES:
-            found.append(identity)
 
-    def _report(
-        self,
-        migrated: int,
-        resumed_at: int,
-        persons: int | None,
-        skipped: Mapping[str, int],
-        seconds: Mapping[str, float] | None = None,
-    ) -> MigrationReport:
-        return MigrationReport(
-            plan=self.plan,
-            dry_run=self.order.dry_run,
-            rows=self.read.rows,
-            resumed_at=resumed_at,
-            migrated=migrated,
-            persons=persons,
-            skipped=skipped,
-            examples=self.examples,
-            seconds=self.watch.seconds if seconds is None else seconds,
+def _is_better_built_anew(domain: Domain, run: MigrationRun) -> bool:
+    """Whether the index is built at the end, or what is there gets the rows one by one."""
+    left = (run.rows_total or 0) - run.rows_done
+    return left > _REBUILD_SHARE * domain.template_count if domain.complete else left > 0 or not run.rows_done
+
+
+def _take_back(session: Session, domain_id: int) -> None:
+    """Delete what this attempt has made, unless somebody has added to it meanwhile."""
+    domain = lock_domain(session, domain_id)
+    migrated, made = session.execute(
+        select(func.sum(MigrationRun.rows_migrated), func.sum(MigrationRun.persons)).where(
+            MigrationRun.domain_id == domain_id
         )
+    ).one()
+    persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain_id))
+    if not domain.complete and (domain.template_count, persons) == (migrated, made):
+        drop_domain(session, domain_id)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -1,23 +1,17 @@
 """Moves a dataset into a domain: read, planned, loaded with a checkpoint, indexed, and then switched to in one step."""
 
-from typing import Final
-
-from app.datasets.ahead import ahead
+from app.datasets.attempt import Order
 from app.datasets.compiled import Source
-from app.datasets.deepface import describe, find_dataset, read_batches
-from app.datasets.loading import Loading, Order
+from app.datasets.deepface import describe, find_dataset
+from app.datasets.loading import Loading
 from app.datasets.plan import Plan, Target, choose
+from app.datasets.rehearsal import Rehearsal
 from app.datasets.report import MigrationReport, Progress, Stopwatch
-from app.datasets.rows import ReadReport
-from app.datasets.spool import Spool
 from app.db.domains import find_domain
 from app.db.migration_runs import has_unfinished
 from app.db.session import Database
-from app.errors import ContractMismatch, DomainNotFound, InvalidDataset, NothingToResume
+from app.errors import DomainNotFound, NothingToResume
 from app.vision.packs import PackManifest
-
-# About as many MiB; so much that the process which parses is never waited for by itself.
-_AHEAD: Final = 8
 
 
 def migrate(order: Order, database: Database, progress: Progress) -> MigrationReport:
@@ -26,7 +20,8 @@ def migrate(order: Order, database: Database, progress: Progress) -> MigrationRe
     Rows and checkpoint are stored in the same transactions. A new domain is not `complete` until the last of them.
 
     Raises:
-        DatasetError: the dataset cannot be used; nothing was written.
+        DatasetError: the dataset cannot be used. A domain that was made for it is gone again; one that was there keeps what
+            came before the damage.
         ContractMismatch, InvalidRequest: the plan cannot be followed; nothing was written.
         MigrationRunning, MigrationUnfinished, NothingToResume: as their names say.
         DomainNotFound: the domain was deleted meanwhile.
@@ -41,13 +36,8 @@ def migrate(order: Order, database: Database, progress: Progress) -> MigrationRe
     plan = choose(info, target, order.mode, order.pictures.images if order.pictures else None)
     if order.resume:
         _require_unfinished(database, plan)
-    with Spool(order.spool_folder) as spool:
-        with watch.timing("read"):
-            read = _read(plan, order, spool, progress)
-        if Source.of(info.path) != source:
-            raise InvalidDataset("The dataset was changed while it was read.")
-        loading = Loading(order, plan, database, progress, watch, spool, read)
-        return loading.rehearse() if order.dry_run else loading.run()
+    attempt: type[Rehearsal | Loading] = Rehearsal if order.dry_run else Loading
+    return attempt(order, plan, source, database, progress, watch).run()
 
 
 def find_target(database: Database, domain: str, pack: PackManifest) -> Target:
@@ -73,22 +63,3 @@ def _require_unfinished(database: Database, plan: Plan) -> None:
     except DomainNotFound:
         pass
     raise NothingToResume(f"No migration of this dataset into {plan.target.domain!r} was broken off.")
-
-
-def _read(plan: Plan, order: Order, spool: Spool, progress: Progress) -> ReadReport:
-    """Read everything before anything is written: a damaged dataset leaves no half-filled domain."""
-    progress.stage("read", None)
-    report = ReadReport()
-    with ahead(read_batches(plan.info.path, allow_numpy=order.allow_numpy, report=report), _AHEAD) as batches:
-        for batch in batches:
-            spool.append(batch)
-            progress.advance(len(batch))
-    if plan.mode == "copy":
-        if not report.embeddings:
-            raise InvalidDataset("The dataset has no row with a usable embedding.")
-        if spool.dimension != plan.target.dimension:
-            raise ContractMismatch(
-                f"The dataset's vectors have {spool.dimension} dimensions, those of {plan.target.model!r}"
-                f" {plan.target.dimension}."
-            )
-    return report

@@ -30,7 +30,7 @@ def parse(file: BinaryIO, answers: BinaryIO, *, allow_numpy: bool, max_rows: int
 
 def _parse(file: BinaryIO, answers: BinaryIO, *, allow_numpy: bool, max_rows: int) -> None:
     layout, rows = _open(file, allow_numpy=allow_numpy, max_rows=max_rows)
-    write_frame(answers, {"root": layout.root, "flat": layout.flat})
+    write_frame(answers, {"root": layout.root, "flat": layout.flat, "pictures": layout.pictures})
     sender, count, known = RowSender(answers), 0, 0
     for row in rows:
         count += 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 from app.datasets.copying import Stored
 from app.datasets.pictures import find_picture
 from app.datasets.report import Stopwatch
-from app.datasets.spool import SpooledBatch
 from app.db.migration_runs import added
 from app.db.partitions import partition_name
 from app.db.persons import ensure_persons
@@ -24,6 +23,10 @@ from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
 from app.errors import ContractMismatch, ImageError, PoolBusy, RecognitionError, WorkerCrashed, WorkerTimeout
 from app.vision.faces import Analysis, Face
+
+# A picture's path in the dataset and its person's label; a person's label and the SHA-256 of a picture.
+Picture = tuple[str, str]
+Known = tuple[str, bytes]
 
 _BUSY_PATIENCE_S: Final = 120.0
 _BUSY_PAUSE_S: Final = 0.5
@@ -97,43 +100,33 @@ class ReembedChunk:
 
 
 def reembed_chunks(
-    batches: Iterator[SpooledBatch],
-    pictures: Pictures,
-    *,
-    after: int,
-    present: set[tuple[str, bytes]],
-    watch: Stopwatch,
+    rows: Sequence[Picture], pictures: Pictures, *, after: int, size: int, present: set[Known], watch: Stopwatch
 ) -> Iterator[ReembedChunk]:
-    """A chunk of each batch, without the first `after` rows. A picture with several rows gives one template, its main face.
+    """Chunks of `size` rows, without the first `after`. A picture with several rows gives one template, its main face.
 
     Args:
-        present: label and SHA-256 of pictures that the domain has already: they cost no worker.
+        present: what the domain has already: it costs no worker.
 
     Raises:
         ContractMismatch: the pool's model is another one than the domain's.
         EmbedderError: the pool does not answer; or a worker died of a picture, unless `keep_going`.
     """
-    seen: set[tuple[str, str]] = set()
-    position = 0
+    first_rows = {row: number for number, row in reversed(list(enumerate(rows)))}
 
-    def work(row: tuple[str, str, bool]) -> Outcome:
-        identity, label, again = row
-        return Outcome(identity, label, reason="same_picture") if again else _embed(identity, label, pictures, present)
+    def work(number: int) -> Outcome:
+        identity, label = row = rows[number]
+        if first_rows[row] != number:
+            return Outcome(identity, label, reason="same_picture")
+        return _embed(identity, label, pictures, present)
 
     with ThreadPoolExecutor(max_workers=pictures.parallel) as threads:
-        for batch in batches:
-            rows = []
-            for row in zip(batch.identities, batch.labels, strict=True):
-                rows.append((*row, row in seen))
-                seen.add(row)
+        for start in range(after, len(rows), size):
             with watch.timing("embed"):
-                outcomes = tuple(threads.map(work, rows[max(0, after - position) :]))
-            position += len(rows)
-            if outcomes:
-                yield ReembedChunk(outcomes)
+                outcomes = tuple(threads.map(work, range(start, min(start + size, len(rows)))))
+            yield ReembedChunk(outcomes)
 
 
-def present_pictures(session: Session, domain_id: int) -> set[tuple[str, bytes]]:
+def present_pictures(session: Session, domain_id: int) -> set[Known]:
     """Label and SHA-256 of the pictures that the domain has."""
     query = text(
         f"SELECT p.label, t.image_sha256 FROM {partition_name(domain_id)} AS t"  # noqa: S608 - digits
@@ -142,7 +135,7 @@ def present_pictures(session: Session, domain_id: int) -> set[tuple[str, bytes]]
     return {(label, bytes(digest)) for label, digest in session.execute(query)}
 
 
-def _embed(identity: str, label: str, pictures: Pictures, present: set[tuple[str, bytes]]) -> Outcome:
+def _embed(identity: str, label: str, pictures: Pictures, present: set[Known]) -> Outcome:
     path = find_picture(pictures.images, identity)
     if path is None:
         return Outcome(identity, label, reason="picture_missing")

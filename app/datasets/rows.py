@@ -109,6 +109,7 @@ class ReadReport:
         no_label, bad_identity, malformed: not handed out: no person in the path, a path or name that cannot be kept, a row of
             another shape.
         dimension: D; None while no vector was seen.
+        expected: about how many rows there will be, known before the first: a picture with two faces may count once.
         flat: all pictures lie in one folder, so that the persons are those of the files' names.
     """
 
@@ -123,6 +124,7 @@ class ReadReport:
     bad_identity: int = 0
     malformed: int = 0
     dimension: int | None = None
+    expected: int | None = None
     flat: bool = False
 
     @property

@@ -31,7 +31,7 @@ class RunStatus:
         source: name of the dataset's file.
         mode: `copy` or `reembed`.
         state: `running`, `finished`, `failed`, or `interrupted`: its process ended without a word.
-        rows_total: rows of the dataset.
+        rows_total: rows of the dataset; until the end, about so many.
         rows_done: rows that are settled, migrated or skipped.
         rows_migrated: rows that became templates.
         skipped: rows that did not, by reason.
@@ -98,7 +98,7 @@ def migration_lock(database: Database, domain: str) -> Generator[Connection]:
 
 
 def open_run(
-    session: Session, domain_id: int, *, source: str, sha256: str, mode: str, rows_total: int, alone: bool
+    session: Session, domain_id: int, *, source: str, sha256: str, mode: str, rows_total: int | None, alone: bool
 ) -> MigrationRun:
     """The run of this dataset into the domain: the one that was broken off, or a new one. The caller holds the lock.
 
@@ -179,6 +179,7 @@ def finish(
         run,
         state="finished",
         finished_at=func.now(),
+        rows_total=run.rows_done,
         skipped=added(run.skipped, skipped),
         seconds=added(run.seconds, seconds),
     )

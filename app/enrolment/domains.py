@@ -57,7 +57,7 @@ class DomainStatus:
         if self.complete:
             return 1.0
         total = self.migration.rows_total if self.migration else None
-        return self.migration.rows_done / total if self.migration and total else 0.0
+        return min(1.0, self.migration.rows_done / total) if self.migration and total else 0.0
 
 
 class DomainService:

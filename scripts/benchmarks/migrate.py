@@ -12,11 +12,11 @@ import psycopg
 from sqlalchemy import text
 
 from app.config import Settings, parse_settings
+from app.datasets.attempt import Order
 from app.datasets.contracts import deepface_model
 from app.datasets.copying import normalised
 from app.datasets.deepface_export import write_deepface
 from app.datasets.labels import export_identity
-from app.datasets.loading import Order
 from app.datasets.migrate import migrate
 from app.datasets.names import deepface_file_name
 from app.datasets.report import MigrationReport, Silent
@@ -131,7 +131,6 @@ def _migrate(database: Database, pack: PackManifest, dataset: Path, folder: Path
         resume=False,
         allow_numpy=False,
         pictures=None,
-        spool_folder=folder,
     )
     return migrate(order, database, Silent())
 

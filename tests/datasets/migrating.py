@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select, text
 
+from app.datasets.attempt import Order
 from app.datasets.contracts import deepface_model
 from app.datasets.copying import normalised
 from app.datasets.deepface_export import write_deepface
-from app.datasets.loading import Order
 from app.datasets.migrate import migrate
 from app.datasets.names import deepface_file_name
 from app.datasets.report import MigrationReport, Silent
@@ -82,7 +82,6 @@ def order(path: Path, folder: Path, **changes: Any) -> Order:
         "resume": False,
         "allow_numpy": False,
         "pictures": None,
-        "spool_folder": folder / "spool",
     }
     return Order(**(given | changes))
 

@@ -138,7 +138,7 @@ def test_killed_again_and_again(database_settings: Settings, database: Database,
 
 
 @pytest.mark.parametrize(
-    ("stage", "rows"), [("read", 0), ("read", 1000), ("copy", 0), ("copy", 700), ("copy", 1500), ("index", 0)]
+    ("stage", "rows"), [("read", 0), ("copy", 0), ("copy", 50), ("copy", 700), ("copy", 1500), ("index", 0)]
 )
 def test_killed_in_each_stage(
     stage: str, rows: int, database_settings: Settings, database: Database, path: Path, tmp_path: Path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.config import Settings
-from app.datasets.loading import Order
+from app.datasets.attempt import Order
 from app.datasets.migrate import migrate
 from app.datasets.plan import Plan
 from app.datasets.reembedding import Pictures
@@ -86,7 +86,6 @@ def move(database: Database, packs: PackStore, tmp_path: Path) -> Callable[..., 
             "resume": False,
             "allow_numpy": False,
             "pictures": None,
-            "spool_folder": tmp_path,
         }
         return migrate(Order(**(given | changes)), database, Silent())
 
