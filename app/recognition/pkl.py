@@ -10,6 +10,7 @@ from app.datasets.contracts import fits_contract
 from app.datasets.store import DatasetStore
 from app.deadline import Deadline
 from app.errors import ContractMismatch, DatasetNotFound, DomainNotFound
+from app.names import as_uuid
 from app.recognition.matching import Candidate
 from app.recognition.service import FaceHits, SearchQuery
 from app.vision.faces import Float32Array
@@ -29,7 +30,8 @@ class PklRecognition:
             # A dataset that was never prepared is waited for, as long as a worker of the pool may still be asked afterwards.
             return PklGallery(domain, self._datasets.open(domain, wait_s=deadline.remaining_s() / 2))
         except DatasetNotFound as error:
-            raise DomainNotFound(f"There is no dataset of domain {domain!r}.") from error
+            hint = " Datasets know domains by name only: use the name." if as_uuid(domain) is not None else ""
+            raise DomainNotFound(f"There is no dataset of domain {domain!r}.{hint}") from error
 
 
 @dataclass(frozen=True, slots=True)

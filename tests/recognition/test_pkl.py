@@ -40,6 +40,16 @@ def service(pack) -> PklRecognition:
     return PklRecognition(DatasetStore(settings, PackStore(settings.models_dir)))
 
 
+def test_an_id_that_only_the_database_could_know_is_answered_with_use_the_name(tmp_path):
+    settings = parse_settings(storage_dir=tmp_path, vector_db_enabled=False, pkl_datasets={})
+    service = PklRecognition(DatasetStore(settings, PackStore(settings.models_dir)))
+    with pytest.raises(DomainNotFound, match="use the name"):
+        service.open("6f1c2f0e-9d5a-4c5e-8b3d-0123456789ab", Deadline.after(1))
+    with pytest.raises(DomainNotFound) as caught:
+        service.open("people", Deadline.after(1))
+    assert "use the name" not in str(caught.value)
+
+
 def named(service: PklRecognition, domain: str, probe: Analysis, query: SearchQuery) -> str | None:
     """Who `best_match` would be."""
     gallery = service.open(domain, Deadline.after(120))
