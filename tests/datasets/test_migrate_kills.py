@@ -258,7 +258,8 @@ def test_the_database_is_killed_in_the_middle_and_comes_back(path: Path, tmp_pat
         database.close()
         running = server.start()
         holds_a_part(database, path)
-        assert 0 < runs(database)[0].rows_done <= 700
+        # The last batches may be lost with the server: rows and checkpoint alike.
+        assert runs(database)[0].rows_done <= 700
         assert runs(database)[0].state == "running"  # nobody could write down that it failed
         is_whole_after_going_on(database, path, tmp_path)
     finally:
