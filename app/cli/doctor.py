@@ -110,6 +110,8 @@ def _datasets(found: Services) -> list[Finding]:
         says = f"domain {status.domain!r}: {status.persons} persons, {status.rows} embeddings"
         cure = "put a dataset in its place that can be read: docs/operating.md" if status.problem else ""
         findings.append(Finding("datasets", f"{says}; {status.problem}" if status.problem else says, cure))
+    cure = "put a dataset there, in the domain's folder or at the path in PKL_DATASETS, or remove what is left of it"
+    findings += [Finding("datasets", says, cure) for says in found.datasets.misplaced()]
     if not findings and not found.settings.vector_db_enabled:
         says = "there is none, and the database is switched off (VECTOR_DB_ENABLED=false)"
         return [Finding("datasets", says, "put a DeepFace dataset into storage/pkl/<domain>/")]

@@ -49,7 +49,7 @@ def find_dataset(path: Path) -> Path:
         if not path.is_dir():
             _require_file(path.stat().st_mode, path)
             return path
-        found = sorted(entry for entry in path.iterdir() if _is_dataset(entry))
+        found = sorted(entry for entry in path.iterdir() if is_dataset(entry))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise _not_found(path) from error
     if not found:
@@ -131,7 +131,8 @@ def shown(path: Path) -> str:
     return "".join(char if char.isprintable() else "?" for char in path.name[:200])
 
 
-def _is_dataset(path: Path) -> bool:
+def is_dataset(path: Path) -> bool:
+    """Whether a file in a folder is taken for a dataset, by its name."""
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 

@@ -18,7 +18,7 @@ import structlog
 from app.config import PROJECT_ROOT, Settings
 from app.datasets.compile import Failure, read_failure
 from app.datasets.compiled import CompiledDataset, Source, load, read_record
-from app.datasets.deepface import find_dataset
+from app.datasets.deepface import find_dataset, is_dataset, shown
 from app.errors import (
     AmbiguousDataset,
     ContractMismatch,
@@ -123,6 +123,22 @@ class DatasetStore:
     def report(self) -> list[DatasetStatus]:
         """The state of every dataset; nothing is started."""
         return [status for domain in self.domains() if (status := self._status(domain)) is not None]
+
+    def misplaced(self) -> list[str]:
+        """What will never be found, for the operator: places without a dataset, and datasets in no domain's folder."""
+        problems = [
+            f"{shown(file)} lies in no domain's folder."
+            for file in _entries(self._root, folders=False)
+            if is_dataset(file)
+        ]
+        for domain in self.domains():
+            try:
+                self._path(domain)
+            except DatasetNotFound as error:
+                problems.append(f"Domain {domain!r}: {error}")
+            except FacedexError:  # in `report`
+                pass
+        return problems
 
     def _prepare_one(self, domain: str) -> None:
         path = self._path(domain)
@@ -252,11 +268,11 @@ class DatasetStore:
         return self._packs.active(self._settings.face_model).manifest.contract.id
 
 
-def _entries(folder: Path) -> list[Path]:
-    """The folders in a folder; none where it cannot be listed."""
+def _entries(folder: Path, *, folders: bool = True) -> list[Path]:
+    """The folders in a folder, or all else in it; none where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir()]
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() == folders)
     except OSError:
         return []
 

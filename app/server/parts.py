@@ -86,8 +86,10 @@ def migrate_later(settings: Settings, supervisor: Supervisor) -> None:
 
 
 def has_datasets(settings: Settings) -> bool:
-    """Whether there may be datasets."""
-    return bool(settings.pkl_datasets) or any(settings.pkl_dir.iterdir())
+    """Whether there may be datasets: a domain's folder, or a path that is configured."""
+    return bool(settings.pkl_datasets) or any(
+        entry.is_dir() and not entry.name.startswith(".") for entry in settings.pkl_dir.iterdir()
+    )
 
 
 def prepare_datasets(settings: Settings, supervisor: Supervisor, *, awaited: bool) -> None:
@@ -99,7 +101,8 @@ def prepare_datasets(settings: Settings, supervisor: Supervisor, *, awaited: boo
     Raises:
         Stopped: a signal came.
     """
-    if not has_datasets(settings):
+    # What was made from datasets that are all gone is removed as well.
+    if not has_datasets(settings) and not any(settings.pkl_dir.iterdir()):
         return
     child = _spawn(settings, "datasets", ["-m", "app.datasets.prepare"], "serve.log")
     supervisor.run_once(child)

@@ -18,6 +18,7 @@ from app.datasets.contracts import deepface_model
 from app.datasets.names import deepface_file_name
 from app.datasets.store import DatasetStore
 from app.errors import ContractMismatch, DatasetNotFound, DatasetUnavailable
+from app.server.parts import has_datasets
 from app.vision.packs import PackStore
 from tests import deepface_files as files
 from tests.packs import install_dlib, install_scrfd
@@ -120,6 +121,32 @@ def test_a_configured_dataset_goes_before_the_folder_and_may_be_a_file_or_a_fold
     assert store.domains() == ["a/b", "both"]
     assert labels(store, "both") == labels(store, "a/b") == ("configured",)
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]  # nothing is written beside it
+
+
+def test_what_will_never_be_found_is_told_and_stops_nobody(settings, tmp_path):
+    files.dataset(settings.pkl_dir / "right", persons("a"))
+    files.dataset(settings.pkl_dir, persons("b"), "stray.pkl")
+    (settings.pkl_dir / "README.md").write_text("no dataset")
+    (settings.pkl_dir / "empty").mkdir()
+    (settings.pkl_dir / "pipe").mkdir()
+    os.mkfifo(settings.pkl_dir / "pipe" / files.DLIB_NAME)
+    store = make_store(settings, pkl_datasets={"gone": tmp_path / "nowhere.pkl"})
+    assert store.misplaced() == [
+        "stray.pkl lies in no domain's folder.",
+        "Domain 'empty': The folder empty holds no dataset, that is, no .pkl or .npz file.",
+        "Domain 'gone': There is no dataset nowhere.pkl, or it may not be read.",
+        "Domain 'pipe': The folder pipe holds no dataset, that is, no .pkl or .npz file.",
+    ]
+    assert [status.domain for status in store.report()] == ["right"]
+
+
+def test_only_a_place_for_a_dataset_counts_as_one(settings, tmp_path):
+    (settings.pkl_dir / ".compiled").mkdir()
+    files.dataset(settings.pkl_dir, persons("b"), "stray.pkl")
+    assert not has_datasets(settings)
+    assert has_datasets(settings.model_copy(update={"pkl_datasets": {"d": tmp_path}}))
+    (settings.pkl_dir / "d").mkdir()
+    assert has_datasets(settings)
 
 
 def test_an_absent_dataset_is_absent_until_it_comes_and_after_it_went(settings, store):

@@ -184,6 +184,8 @@ def test_without_a_database_everything_that_needs_none_works_and_the_rest_says_s
         examined = service.flask("doctor", check=False)
         assert "'slovenia': 3 persons, 6 embeddings" in examined.stdout
         assert "WRONG  datasets   domain 'broken'" in examined.stdout
+        (tmp_path / "storage/pkl/empty").mkdir()
+        assert "WRONG  datasets   Domain 'empty': The folder" in service.flask("doctor", check=False).stdout
         assert not [process for process in service.tree() if "postgres" in process.name()]
     assert calls == []
     assert not (tmp_path / "storage/postgres").exists()
