@@ -22,8 +22,6 @@ from app.names import clean_name
 from app.recognition.verify import Verification, verify_migration
 from app.vision.faces import Analysis, Face
 
-_UNITS: Final = {"read": "row", "copy": "row", "reembed": "row", "index": "index"}
-
 _OPTIONS: Final = (
     click.option("--domain", required=True, metavar="NAME", help="Domain to fill; made where it does not exist."),
     click.option(
@@ -179,7 +177,7 @@ class _Bars:
     def stage(self, name: str, total: int | None, done: int = 0) -> None:
         """As `Progress.stage`."""
         self._close()
-        self._bar = tqdm(total=total, initial=done, desc=name, unit=_UNITS[name], unit_scale=True, disable=None)
+        self._bar = tqdm(total=total, initial=done, desc=name, unit="row", unit_scale=True, disable=None)
 
     def advance(self, rows: int) -> None:
         """As `Progress.advance`."""

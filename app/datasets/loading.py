@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
 from app.datasets.ahead import ahead
 from app.datasets.attempt import READ_AHEAD, Attempt, pictures_of
 from app.datasets.copying import CopyChunk, Novelty, copy_chunks
 from app.datasets.reembedding import Picture, ReembedChunk, present_pictures, reembed_chunks
-from app.datasets.report import MigrationReport
+from app.datasets.report import MigrationReport, polled
 from app.datasets.rows import RowBatch
 from app.db.domains import create_domain, drop_domain, find_domain, lock_domain
 from app.db.migration_runs import Step, added, advance, fail, finish, migration_lock, open_run
 from app.db.models import Domain, MigrationRun, Person
-from app.db.partitions import build_index, drop_index, index_is_valid
+from app.db.partitions import build_index, built_rows, drop_index, index_is_valid
 from app.db.session import set_local
 from app.errors import (
     ContractMismatch,
@@ -59,10 +59,7 @@ class Loading(Attempt):
             try:
                 run = self._load(domain, run, batches, rows)
                 self.require_unchanged()
-                with self.watch.timing("index"):
-                    self.progress.stage("index", None)
-                    # Nobody is enrolled in a domain that is not complete, or they wait.
-                    build_index(connection, domain.id, domain.dimension, writers_wait=not domain.complete)
+                self._build_index(connection, domain)
                 run = self._switch(domain, run)
             except Exception as error:
                 self._give_up(domain, run, error)
@@ -144,6 +141,19 @@ class Loading(Attempt):
             stored = chunk.store(session, domain.id)
             step = Step(chunk.rows, stored.migrated, stored.persons, stored.skipped, self.watch.take())
             return advance(session, run, step)
+
+    def _build_index(self, connection: Connection, domain: Domain) -> None:
+        with self.database.transaction() as session:
+            rows = lock_domain(session, domain.id).template_count
+        self.progress.stage("index", rows)
+
+        def built() -> int:
+            with self.database.transaction() as session:
+                return built_rows(session, domain.id)
+
+        with self.watch.timing("index"), polled(self.progress, built):
+            # Nobody is enrolled in a domain that is not complete, or they wait.
+            build_index(connection, domain.id, domain.dimension, writers_wait=not domain.complete)
 
     def _switch(self, domain: Domain, run: MigrationRun) -> MigrationRun:
         """From here on the domain is answered from the database: all of it is there, and indexed."""

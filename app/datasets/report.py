@@ -1,12 +1,16 @@
 """What a migration did, for people and for programs."""
 
+import threading
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from app.datasets.plan import Plan
+from app.errors import FacedexError
+
+_POLL_S: Final = 0.5
 
 
 class Progress(Protocol):
@@ -29,6 +33,28 @@ class Silent:
 
     def advance(self, rows: int) -> None:
         """As `Progress.advance`."""
+
+
+@contextmanager
+def polled(progress: Progress, done: Callable[[], int]) -> Generator[None]:
+    """While the block works, ask `done` twice a second how many rows of the stage it has finished, and tell."""
+    ended = threading.Event()
+
+    def poll() -> None:
+        told = 0
+        while not ended.wait(_POLL_S):
+            with suppress(FacedexError):  # a bar is not worth an error
+                now = done()
+                progress.advance(max(0, now - told))
+                told = max(told, now)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @dataclass(slots=True)

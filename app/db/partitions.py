@@ -170,6 +170,12 @@ def _set_build_memory(connection: Connection, domain_id: int, dimension: int) ->
     connection.execute(text("SELECT set_config('maintenance_work_mem', :kb, false)"), {"kb": str(allowed_kb)})
 
 
+def built_rows(session: Session, domain_id: int) -> int:
+    """How many templates the index that is being built has taken in; 0 where none is."""
+    query = text("SELECT max(tuples_done) FROM pg_stat_progress_create_index WHERE relid = to_regclass(:table)")
+    return session.scalar(query, {"table": partition_name(domain_id)}) or 0
+
+
 def index_state(session: Session, domain_id: int) -> IndexState:
     """The state of the domain's index and partition. Counts rows: for reports, not for each request.
 
