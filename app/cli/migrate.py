@@ -18,6 +18,7 @@ from app.datasets.plan import MODES, Mode
 from app.datasets.reembedding import Pictures
 from app.datasets.report import MigrationReport
 from app.enrolment.quality import check_quality, main_face
+from app.errors import FacedexError
 from app.names import clean_name
 from app.recognition.verify import Verification, verify_migration
 from app.vision.faces import Analysis, Face
@@ -116,18 +117,23 @@ def run_migration(
     )
     with _Bars() as bars:
         report = migrate(order, found.database, bars)
-    verification = None
+    verification: Verification | FacedexError | None = None
     if verify and not dry_run:
-        verification = verify_migration(
-            found.settings,
-            found.database,
-            found.embedder,
-            found.packs,
-            report.plan,
-            probes,
-            allow_numpy=order.allow_numpy,
-        )
+        try:
+            verification = verify_migration(
+                found.settings,
+                found.database,
+                found.embedder,
+                found.packs,
+                report.plan,
+                probes,
+                allow_numpy=order.allow_numpy,
+            )
+        except FacedexError as error:
+            verification = error  # what was moved is moved, and is told all the same
     _print(report, verification, as_json=as_json)
+    if isinstance(verification, FacedexError):
+        raise verification
 
 
 def _pictures(found: Services, images: Path, *, keep_going: bool) -> Pictures:
@@ -150,13 +156,17 @@ def _pictures(found: Services, images: Path, *, keep_going: bool) -> Pictures:
     )
 
 
-def _print(report: MigrationReport, verification: Verification | None, *, as_json: bool) -> None:
+def _print(report: MigrationReport, verification: Verification | FacedexError | None, *, as_json: bool) -> None:
     if as_json:
-        found = report.as_json() | ({"verification": verification.as_json()} if verification else {})
+        found = report.as_json()
+        if isinstance(verification, FacedexError):
+            found["verification"] = {"error": verification.code, "detail": str(verification)}
+        elif verification is not None:
+            found["verification"] = verification.as_json()
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
     click.echo(report.as_text())
-    if verification:
+    if isinstance(verification, Verification):
         click.echo(verification.as_text())
 
 

@@ -15,7 +15,7 @@ from app.datasets.reembedding import Picture, ReembedChunk, present_pictures, re
 from app.datasets.report import MigrationReport, polled
 from app.datasets.rows import RowBatch
 from app.db.domains import create_domain, drop_domain, find_domain, lock_domain
-from app.db.migration_runs import Step, added, advance, fail, finish, migration_lock, open_run
+from app.db.migration_runs import Step, added, advance, fail, finish, has_run, migration_lock, open_run
 from app.db.models import Domain, MigrationRun, Person
 from app.db.partitions import build_index, built_rows, drop_index, index_is_valid
 from app.db.session import set_local
@@ -28,6 +28,7 @@ from app.errors import (
     InvalidDataset,
     InvalidRequest,
     MigrationUnfinished,
+    NothingToResume,
 )
 
 # Adding a row to an index takes several times as long as building it with that row.
@@ -78,6 +79,9 @@ class Loading(Attempt):
         with self.database.transaction() as session:
             domain = self._find_or_create(session)
             lock_domain(session, domain.id, contract=target.contract)
+            if self.order.resume and not has_run(session, domain.id, info.sha256, finished=False):
+                raise NothingToResume(f"No migration of this dataset into {target.domain!r} was broken off.")
+            again = has_run(session, domain.id, info.sha256, finished=True)
             run = open_run(
                 session,
                 domain.id,
@@ -87,7 +91,7 @@ class Loading(Attempt):
                 rows_total=total,
                 alone=not domain.complete,
             )
-            if _is_better_built_anew(domain, run):
+            if not again and _is_better_built_anew(domain, run):
                 drop_index(session, domain.id)
             return domain, run
 
@@ -170,7 +174,9 @@ class Loading(Attempt):
         """Note the error or, where the dataset itself cannot be used, take back the domain that was made for it."""
         try:
             with self.database.transaction() as session:
-                if self._created and isinstance(error, DatasetError | ContractMismatch):
+                # A dataset that cannot be used leaves nothing, whichever attempt has made the domain for it.
+                if isinstance(error, DatasetError) or (self._created and isinstance(error, ContractMismatch)):
+                    fail(session, run.id, error.code)
                     _take_back(session, domain.id)
                 else:
                     fail(session, run.id, error.code if isinstance(error, FacedexError) else "internal_error")

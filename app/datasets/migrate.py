@@ -4,13 +4,12 @@ from app.datasets.attempt import Order
 from app.datasets.compiled import Source
 from app.datasets.deepface import describe, find_dataset
 from app.datasets.loading import Loading
-from app.datasets.plan import Plan, Target, choose
+from app.datasets.plan import Target, choose
 from app.datasets.rehearsal import Rehearsal
 from app.datasets.report import MigrationReport, Progress, Stopwatch
 from app.db.domains import find_domain
-from app.db.migration_runs import has_unfinished
 from app.db.session import Database
-from app.errors import DomainNotFound, NothingToResume
+from app.errors import DomainNotFound
 from app.vision.packs import PackManifest
 
 
@@ -34,8 +33,6 @@ def migrate(order: Order, database: Database, progress: Progress) -> MigrationRe
         info = describe(path)
     target = find_target(database, order.domain, order.pack)
     plan = choose(info, target, order.mode, order.pictures.images if order.pictures else None)
-    if order.resume:
-        _require_unfinished(database, plan)
     attempt: type[Rehearsal | Loading] = Rehearsal if order.dry_run else Loading
     return attempt(order, plan, source, database, progress, watch).run()
 
@@ -52,14 +49,3 @@ def find_target(database: Database, domain: str, pack: PackManifest) -> Target:
     except DomainNotFound:
         return Target(domain, pack.name, pack.contract.id, pack.contract.dimension, exists=False)
     return Target(found.name, found.model, found.contract, found.dimension, exists=True)
-
-
-def _require_unfinished(database: Database, plan: Plan) -> None:
-    try:
-        with database.transaction() as session:
-            domain = find_domain(session, plan.target.domain)
-            if has_unfinished(session, domain.id, plan.info.sha256):
-                return
-    except DomainNotFound:
-        pass
-    raise NothingToResume(f"No migration of this dataset into {plan.target.domain!r} was broken off.")

@@ -139,12 +139,12 @@ def open_run(
     return run
 
 
-def has_unfinished(session: Session, domain_id: int, sha256: str) -> bool:
-    """Whether a run of this dataset into the domain was broken off, or goes on."""
+def has_run(session: Session, domain_id: int, sha256: str, *, finished: bool) -> bool:
+    """Whether a run of this dataset into the domain was finished, or was broken off or goes on."""
     query = select(MigrationRun.id).where(
         MigrationRun.domain_id == domain_id,
         MigrationRun.source_sha256 == bytes.fromhex(sha256),
-        MigrationRun.state != "finished",
+        (MigrationRun.state == "finished") if finished else (MigrationRun.state != "finished"),
     )
     return session.scalar(query) is not None
 

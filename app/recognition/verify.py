@@ -24,7 +24,7 @@ from app.db.partitions import partition_name
 from app.db.session import Database, set_local
 from app.db.vectors import EXACT_ROWS_SQL, HNSW_ROWS_SQL, SearchOptions, insist_on_index, search
 from app.embedder.client import EmbedderClient
-from app.errors import DatasetUnavailable, InvalidRequest
+from app.errors import DatasetUnavailable, ImageError, InvalidRequest
 from app.recognition.matching import Candidate, Decision, decide
 from app.vision.faces import Float32Array
 from app.vision.packs import Calibration, PackStore
@@ -153,7 +153,10 @@ def _compiled(plan: Plan, folder: Path, *, allow_numpy: bool) -> CompiledDataset
 
 def _photo_probes(folder: Path, embedder: EmbedderClient, settings: Settings) -> Iterator[Probe]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS and path.is_file()):
-        analysis = analyze_patiently(embedder, path.read_bytes(), settings.request_deadline_s)
+        try:
+            analysis = analyze_patiently(embedder, path.read_bytes(), settings.request_deadline_s)
+        except ImageError as error:
+            raise InvalidRequest(f"The probe {path.relative_to(folder)} cannot be used: {error}") from error
         for number, face in enumerate(analysis.faces):
             if face.embedding is not None:
                 yield Probe(f"{path.relative_to(folder)} face {number}", face.embedding)

@@ -465,3 +465,36 @@ def _index_oid(database: Database) -> int:
     with database.transaction() as session:
         name = index_name(gallery_of(database).domain_id)
         return session.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": name})  # type: ignore[no-any-return]
+
+
+def index_file(database: Database) -> int | None:
+    """Which file on disk holds the domain's index: another one after it was built anew."""
+    name = index_name(gallery_of(database).domain_id)
+    with database.transaction() as session:
+        return session.scalar(text("SELECT pg_relation_filenode(CAST(:name AS regclass))"), {"name": name})
+
+
+def test_migrating_what_is_there_already_leaves_the_index_in_use(database: Database, tmp_path: Path) -> None:
+    path = write(tmp_path, rows_of(60))
+    run(database, path, tmp_path)
+    before = index_file(database)
+    report = run(database, path, tmp_path)
+    assert (report.migrated, dict(report.skipped)) == (0, {"present": 60})
+    assert index_file(database) == before
+    assert stored(database) == expected(rows_of(60))
+
+
+def test_an_earlier_attempt_of_which_nothing_came_does_not_stand_in_the_way(database: Database, tmp_path: Path) -> None:
+    """All rows unusable: the domain made for them is gone again, also where another attempt had made it."""
+    name = write(tmp_path / "named", rows_of(1)).name
+    (tmp_path / "useless").mkdir()
+    useless = making.dump(tmp_path / "useless", making.as_dicts(["A/1.jpg"], [np.zeros(DIMENSION)]), name=name)
+    with database.transaction() as session:
+        create_domain(
+            session, "people", model=pack().name, contract=pack().contract.id, dimension=DIMENSION, complete=False
+        )
+    with pytest.raises(InvalidDataset):
+        run(database, useless, tmp_path)
+    path = write(tmp_path, rows_of(7))
+    run(database, path, tmp_path)
+    assert stored(database) == expected(rows_of(7))
