@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.datasets.contracts import deepface_model
+from app.datasets.deepface import find_dataset, shown
 from app.datasets.deepface_export import write_deepface
 from app.datasets.labels import export_identity
 from app.datasets.names import deepface_file_name, model_and_detector
@@ -16,11 +17,12 @@ from app.datasets.rows import DatasetRow
 from app.db.domains import Gallery, load_gallery
 from app.db.models import FaceEmbedding, Person
 from app.db.session import Database
-from app.errors import DatasetNotWritten, InvalidRequest, MigrationUnfinished
+from app.errors import DatasetNotFound, DatasetNotWritten, InvalidRequest, MigrationUnfinished
 from app.vision.faces import Box
 
 Form = Literal["pkl", "npz"]
 
+_FORMS: Final[dict[str, Form]] = {".pkl": "pkl", ".npz": "npz"}
 # DeepFace's name for faces that somebody else has found.
 _DETECTOR: Final = "skip"
 _ROWS_AT_ONCE: Final = 1_000
@@ -48,14 +50,16 @@ def export_domain(database: Database, domain: str, path: Path, *, form: Form | N
 
     Args:
         domain: name or id.
-        path: a folder, or a file whose name says whose vectors it holds: nothing in it does.
-        form: None takes the file name's, and `pkl` for a folder.
+        path: a folder, with one dataset, which is the one to replace, or with none; or a file whose name says whose vectors it
+            holds: nothing in it does.
+        form: None takes the file name's, and `pkl` where the file gets its name here.
         replace: write over a file that exists.
 
     Raises:
         DomainNotFound: no such domain.
         MigrationUnfinished: its first migration has not finished: it has gaps.
-        InvalidRequest: the file's name names another model.
+        InvalidRequest: the file's name names another model or form.
+        AmbiguousDataset: the folder holds several datasets.
         DatasetNotWritten: the file exists, the disk is full, or the folder refuses.
         DatabaseError: as `Database.transaction`; nothing was written.
     """
@@ -76,15 +80,19 @@ def export_domain(database: Database, domain: str, path: Path, *, form: Form | N
 
 
 def _destination(gallery: Gallery, path: Path, form: Form | None) -> tuple[Path, Form]:
+    """The file and its form. A folder with a dataset, such as the PKL service's, keeps one: that file is replaced."""
     model = deepface_model(gallery.contract)
-    named = path.suffix.lower().removeprefix(".")
-    if path.is_dir() or named not in ("pkl", "npz"):
-        return path / deepface_file_name(model, _DETECTOR, form=form or "pkl"), form or "pkl"
-    own: Form = "npz" if named == "npz" else "pkl"
-    if model_and_detector(path.name)[0] != model or form not in (None, own):
-        wanted = deepface_file_name(model, _DETECTOR, form=form or own)
+    if path.suffix.lower() not in _FORMS or path.is_dir():
+        try:
+            path = find_dataset(path)
+        except DatasetNotFound:
+            path = path / deepface_file_name(model, _DETECTOR, form=form or "pkl")
+    own = _FORMS.get(path.suffix.lower())
+    if own is None or model_and_detector(path.name)[0] != model or form not in (None, own):
+        wanted = deepface_file_name(model, _DETECTOR, form=form or own or "pkl")
         raise InvalidRequest(
-            f"The name of a dataset says whose vectors it holds: name the file {wanted!r}, or a folder."
+            f"{shown(path)!r} is no name for it: a dataset's name says whose vectors it holds, here {wanted!r}."
+            " Name such a file, or a folder without a dataset."
         )
     return path, own
 

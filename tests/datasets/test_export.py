@@ -15,7 +15,7 @@ from app.db.domains import create_domain
 from app.db.session import Database
 from app.db.templates import insert_templates
 from app.enrolment.persons import PersonService
-from app.errors import DatasetNotWritten, DomainNotFound, InvalidRequest
+from app.errors import AmbiguousDataset, DatasetNotWritten, DomainNotFound, InvalidRequest
 from app.vision.dlib_weights import WEIGHTS_SHA256
 from app.vision.faces import Box
 from tests.datasets.migrating import DIMENSION, expected, gallery_of, pack, raw_vectors, rows_of, run, stored, write
@@ -96,10 +96,34 @@ def test_the_files_name_says_whose_vectors_it_holds(database: Database, tmp_path
     named = tmp_path / deepface_file_name("dlib", "retinaface", form="npz")
     assert export_domain(database, "people", named, form=None, replace=False).path == named
     assert describe(named).form == "npz"
-    for wrong, form in ((tmp_path / "backup.pkl", None), (named, "pkl"), (tmp_path / "ds_ArcFace_dlib_v2.pkl", None)):
-        with pytest.raises(InvalidRequest, match="says whose vectors"):
+    (tmp_path / "backup").write_bytes(b"")
+    for wrong, form in (
+        (tmp_path / "backup", None),
+        (tmp_path / "backup.pkl", None),
+        (named, "pkl"),
+        (tmp_path / "ds_ArcFace_dlib_v2.pkl", None),
+    ):
+        with pytest.raises(InvalidRequest, match="whose vectors"):
             export_domain(database, "people", wrong, form=form, replace=True)  # type: ignore[arg-type]
     assert pack().contract.id not in path.name
+
+
+def test_the_fallbacks_dataset_is_brought_up_to_date_in_its_place(database: Database, tmp_path: Path) -> None:
+    """A folder of the PKL service holds one dataset, and must go on doing so."""
+    folder = tmp_path / "pkl"
+    path = write(folder, rows_of(5), form="npz")
+    run(database, path, tmp_path)
+    run(database, write(tmp_path / "more", rows_of(5, seed=1)), tmp_path)
+    with pytest.raises(DatasetNotWritten, match="exists already"):
+        export_domain(database, "people", folder, form=None, replace=False)
+    with pytest.raises(InvalidRequest, match="whose vectors"):
+        export_domain(database, "people", folder, form="pkl", replace=True)
+    assert export_domain(database, "people", folder, form=None, replace=True).path == path
+    assert list(folder.iterdir()) == [path]
+    assert len(list(read_rows(folder))) == 10
+    write(folder, rows_of(1))
+    with pytest.raises(AmbiguousDataset):
+        export_domain(database, "people", folder, form=None, replace=True)
 
 
 def test_a_file_that_exists_is_only_replaced_when_told_to(database: Database, tmp_path: Path) -> None:
