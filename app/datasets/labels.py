@@ -1,6 +1,7 @@
 """Who is on a picture, told by its path: DeepFace keeps nothing else."""
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -109,7 +110,12 @@ def label_of(identity: str, root: str | None) -> str | None:
     if _UNSTORABLE.search(identity):
         raise InvalidName("The path holds control characters.")
     label = raw_label(identity, root).strip()
-    return clean_name(label, "person") if label else None
+    return _kept(label) if label else None
+
+
+@lru_cache(maxsize=4096)  # a person has several pictures, most often in a row
+def _kept(label: str) -> str:
+    return clean_name(label, "person")
 
 
 def _split(path: str) -> tuple[str, str]:

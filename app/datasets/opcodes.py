@@ -98,7 +98,11 @@ class Tokens:
         while True:
             if self._unread and len(self._buffer) - self._at < _LOOK_AHEAD:
                 self._fill()
-            opcode = self._number(_BYTE)
+            try:  # by hand: this is done for every instruction
+                opcode = self._buffer[self._at]
+            except IndexError:
+                raise _truncated() from None
+            self._at += 1
             reader = readers.get(opcode)
             if reader is None:
                 raise self._refusal(opcode)
