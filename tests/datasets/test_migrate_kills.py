@@ -52,6 +52,8 @@ class DyingAt(Silent):
 
 
 def _work(settings: Settings, path: Path, folder: Path, progress: Silent, prepare: Callable[[], None] | None) -> None:
+    # Whoever started the tests may have had Ctrl-C ignored, as a shell does for what runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if prepare is not None:
         prepare()
     migrate(order(path, folder, batch_rows=BATCH), Database(settings), progress)
