@@ -32,6 +32,11 @@ _SOCKET_DIR_MAX_BYTES = 80
 _RUNNING_FILE: Final = "settings.json"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class SettingsError(Exception):
     """A setting is unknown or malformed; the message names each, and never holds a secret."""
 
@@ -67,12 +72,17 @@ class Settings(BaseSettings):
     enrol_min_face_px: int = Field(50, ge=1)
 
     embedder_url: str | None = None
-    embedder_workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    embedder_workers: int = Field(default_factory=cores, ge=1, le=256)
+    embedder_extra_models: Annotated[dict[str, int], NoDecode] = Field(default_factory=dict)
     embedder_queue: int = Field(64, ge=1, le=4096)
     embedder_max_requests: int = Field(10_000, ge=0)
+    embedder_recycle_mb: int = Field(1024, ge=0)
+    embedder_memory_mb: int = Field(3072, ge=256)
+    quarantine_s: float = Field(86_400.0, gt=0)
 
     web_workers: int = Field(2, ge=1, le=64)
-    web_threads: int = Field(16, ge=1, le=256)
+    # More than the pool and its queue can hold: somebody must be there to say that it is busy.
+    web_threads: int = Field(default_factory=lambda: 40 + cores(), ge=1, le=512)
 
     @field_validator("storage_dir")
     @classmethod
@@ -102,9 +112,24 @@ class Settings(BaseSettings):
         if value is None or value.startswith("unix:/"):
             return value
         parts = urlsplit(value)  # its port raises ValueError too
-        if parts.scheme != "http" or not parts.hostname or parts.port == 0 or parts.path not in ("", "/"):
-            raise ValueError("must be unix:/path or http://host:port")
+        if parts.scheme != "tcp" or not parts.hostname or not parts.port or parts.path not in ("", "/"):
+            raise ValueError("must be unix:/path or tcp://host:port")
         return value
+
+    @field_validator("embedder_extra_models", mode="before")
+    @classmethod
+    def _names_and_workers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        models: dict[str, int] = {}
+        for entry in filter(None, map(str.strip, value.split(","))):
+            name, _, workers = entry.partition("=")
+            if not workers:
+                workers = "1"
+            if not workers.isdecimal() or not 1 <= int(workers) <= 256:
+                raise ValueError("must be names of model packs, each with a number of workers, e.g. buffalo_l=2,dlib")
+            models[name] = int(workers)
+        return models
 
     @field_validator("pkl_datasets", mode="before")
     @classmethod
@@ -161,8 +186,13 @@ class Settings(BaseSettings):
         return Path("/tmp") / f"facedex-{digest}"  # noqa: S108 -- whoever uses it checks whose it is
 
     @property
+    def quarantine_file(self) -> Path:
+        """Digests of the pictures that brought down workers."""
+        return self.storage_dir / "quarantine.sqlite"
+
+    @property
     def embedder_address(self) -> str:
-        """Where the worker pool listens: `unix:/path` or `http://host:port`."""
+        """Where the worker pool listens: `unix:/path` or `tcp://host:port`."""
         return self.embedder_url or f"unix:{self.run_dir / 'embedder.sock'}"
 
 

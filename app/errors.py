@@ -8,7 +8,8 @@ FacedexError
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
 │   ├── UnsupportedImage        a picture, but of a format that is not accepted
-│   └── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
+│   ├── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
+│   └── ImageQuarantined        workers have died of it
 ├── RecognitionError
 │   ├── NoFaceFound             the detector found no face
 │   ├── SeveralFaces            several faces, none clearly the main one
@@ -113,6 +114,12 @@ class ImageTooLarge(ImageError):
     """The header announces more pixels than MAX_IMAGE_PIXELS; nothing was decoded."""
 
     code = "image_too_large"
+
+
+class ImageQuarantined(ImageError):
+    """Workers have died of this very picture: no other is risked."""
+
+    code = "image_quarantined"
 
 
 class RecognitionError(FacedexError):

@@ -82,14 +82,12 @@ def configure_logging(settings: Settings, log_file: Path | None = None, *, level
     )
 
 
-class _PartLogger(GunicornLoggerBase):  # type: ignore[misc]
+class WebLogger(GunicornLoggerBase):  # type: ignore[misc]
     """Gunicorn's own messages go where the application's go."""
-
-    file_name: str
 
     def setup(self, _cfg: Any) -> None:
         settings = load_settings()
-        configure_logging(settings, settings.logs_dir / self.file_name)
+        configure_logging(settings, settings.logs_dir / "gunicorn-error.log")
         for logger in (self.error_log, self.access_log):
             logger.propagate = True
             logger.setLevel(settings.log_level)
@@ -99,15 +97,3 @@ class _PartLogger(GunicornLoggerBase):  # type: ignore[misc]
 
     def reopen_files(self) -> None:
         """Nothing to do: the handler notices that its file was moved."""
-
-
-class WebLogger(_PartLogger):
-    """Logger of the web processes."""
-
-    file_name = "gunicorn-error.log"
-
-
-class EmbedderLogger(_PartLogger):
-    """Logger of the worker pool."""
-
-    file_name = "embedder.log"

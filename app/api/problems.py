@@ -25,6 +25,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.InvalidImage: (422, "Not a readable picture"),
     errors.UnsupportedImage: (415, "Unsupported picture format"),
     errors.ImageTooLarge: (413, "Too many pixels"),
+    errors.ImageQuarantined: (422, "Picture in quarantine"),
     errors.RecognitionError: (422, "Unusable face"),
     errors.NoFaceFound: (422, "No face found"),
     errors.SeveralFaces: (422, "Several faces"),

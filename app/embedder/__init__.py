@@ -1,4 +1,5 @@
-"""The worker pool that alone loads models: the client the web side uses, and the WSGI application the pool runs.
+"""The worker pool that alone loads models, and the client by which everything else asks it.
 
-The web side imports `app.embedder.client`; `app.embedder.wsgi` and `app.embedder.worker` belong to the pool's own processes.
+`pool.py` runs the pool: it takes jobs in turn (`fair_queue.py`) and hands each to one of its processes (`workers.py`), which
+work them off (`worker.py`). `client.py` is the web side; `framing.py` and `protocol.py` are what both speak.
 """

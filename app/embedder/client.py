@@ -1,93 +1,73 @@
-"""The web side of the pool: sends one picture, gets its faces, within a deadline.
+"""Asks the pool: sends one picture, gets its faces, within a deadline. Loads no model runtime."""
 
-The pool's queue is the kernel's: connections that no worker has accepted yet wait in order of arrival in the listening
-socket, which is shared by all workers and bounded by `EMBEDDER_QUEUE`. A connection beyond that bound is refused at once, and
-so becomes `PoolBusy`. A worker that dies drops the one connection it held; the others stay queued and are never affected.
-"""
-
-import http.client
+import hashlib
 import json
 import socket
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
 
 from app.deadline import Deadline
-from app.embedder.protocol import (
-    DEADLINE_HEADER,
-    REQUEST_ID_HEADER,
-    TIMEOUT_HEADER,
-    load_analysis,
-)
+from app.embedder.framing import ConnectionEnded, FramingError, Message, encode, receive
+from app.embedder.job import NAME_MAX_CHARS, Job
+from app.embedder.protocol import load_analysis
+from app.embedder.quarantine import QuarantinedPicture
+from app.embedder.status import PoolStatus
 from app.errors import (
     EmbedderError,
     EmbedderUnavailable,
     FacedexError,
+    ImageQuarantined,
     ImageTooLarge,
     InvalidImage,
     InvalidRequest,
     ModelUnavailable,
     PoolBusy,
+    UnknownModel,
     UnsupportedImage,
+    UploadTooLarge,
     WorkerCrashed,
     WorkerTimeout,
 )
 from app.vision.faces import Analysis, Embed
 
-_ERRORS_BY_CODE: dict[str, type[FacedexError]] = {
+_ERRORS_BY_CODE: Final[dict[str, type[FacedexError]]] = {
     error.code: error
     for error in (
+        EmbedderError,
+        ImageQuarantined,
         ImageTooLarge,
         InvalidImage,
-        UnsupportedImage,
         InvalidRequest,
         ModelUnavailable,
+        PoolBusy,
+        UnknownModel,
+        UnsupportedImage,
+        UploadTooLarge,
         WorkerTimeout,
-        EmbedderError,
     )
 }
-
-# A picture gets this many workers at the most: the one that may die of it, and one more.
-_ATTEMPTS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """What one worker says of itself.
-
-    Attributes:
-        model: name of the loaded pack, None where none is loaded.
-        contract: id of its embedding contract, None likewise.
-        problem: why no model is loaded, None where one is.
-        pid: the worker's process id.
-    """
-
-    model: str | None
-    contract: str | None
-    problem: str | None
-    pid: int
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("embedder", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # With a timeout set the socket does not block, so a full queue is refused at once (EAGAIN) instead of waited for.
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+# For questions that the pool answers without a worker.
+_QUESTION_S: Final = 2.0
 
 
 class EmbedderClient:
-    """Talks to the pool at `unix:/path` or `http://host:port`. Holds no connection, no thread: safe to share and to fork."""
+    """Talks to the pool at `unix:/path` or `tcp://host:port`. Holds no connection, no thread: safe to share and to fork."""
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all", request_id: str = "") -> Analysis:
+    def analyze(
+        self,
+        image: bytes,
+        *,
+        deadline: Deadline,
+        embed: Embed = "all",
+        request_id: str = "",
+        client: str = "",
+        model: str | None = None,
+    ) -> Analysis:
         """Detect and embed the faces of one picture.
 
         Args:
@@ -95,96 +75,145 @@ class EmbedderClient:
             deadline: when the answer is of no more use.
             embed: which faces get an embedding.
             request_id: for the pool's log.
+            client: on whose behalf; the pool serves clients in turn.
+            model: name of a pack; None is the pool's default.
 
         Returns:
             all faces, largest first.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the picture cannot be read, or workers have died of it.
             PoolBusy: the queue is full.
             WorkerTimeout: no answer before the deadline.
-            WorkerCrashed: two workers died of it.
-            ModelUnavailable: the pool has no model loaded.
+            WorkerCrashed: two workers were lost on it.
+            UnknownModel: no model of that name is loaded; the message names those that are.
+            ModelUnavailable: the model cannot be loaded.
             EmbedderUnavailable: nothing listens at the address.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return load_analysis(self._call("POST", f"/analyze?embed={embed}", image, deadline, request_id))
-            except WorkerCrashed:
-                if attempt == _ATTEMPTS or deadline.expired:
-                    raise
-        raise AssertionError("unreachable")
+        sha256 = hashlib.sha256(image).hexdigest()
 
-    def status(self, *, timeout_s: float = 2.0) -> PoolStatus:
-        """Ask whichever worker is free about itself.
+        def job(*, again: bool) -> Job:
+            return Job(
+                sha256=sha256,
+                length=len(image),
+                deadline=deadline,
+                embed=embed,
+                model=(model or "")[:NAME_MAX_CHARS],
+                client=client[:NAME_MAX_CHARS],
+                request_id=request_id[:NAME_MAX_CHARS],
+                again=again,
+            )
+
+        try:
+            return load_analysis(self._run(job(again=False), image))
+        except WorkerCrashed:
+            if deadline.expired:
+                raise
+        try:
+            return load_analysis(self._run(job(again=True), image))
+        except WorkerCrashed:
+            self._ask({"op": "examine", "sha256": sha256})  # says so where the picture is to blame
+            raise
+
+    def status(self, *, timeout_s: float = _QUESTION_S) -> PoolStatus:
+        """What each worker is doing.
 
         Raises:
-            EmbedderError: as `analyze`; `PoolBusy` and `WorkerTimeout` mean that the pool works, but has no time.
+            EmbedderUnavailable: nothing listens at the address.
+            WorkerTimeout: the pool does not answer.
         """
-        data = json.loads(self._call("GET", "/status", b"", Deadline.after(timeout_s), ""))
-        return PoolStatus(model=data["model"], contract=data["contract"], problem=data["problem"], pid=data["pid"])
+        return PoolStatus.from_json(json.loads(self._ask({"op": "status"}, timeout_s=timeout_s)[1]))
 
-    def _call(self, method: str, path: str, body: bytes, deadline: Deadline, request_id: str) -> bytes:
-        remaining_s = deadline.remaining_s()
-        if remaining_s <= 0:
+    def metrics(self) -> bytes:
+        """The pool's counters in Prometheus' text format.
+
+        Raises:
+            EmbedderError: as `status`.
+        """
+        return self._ask({"op": "metrics"})[1]
+
+    def quarantined(self) -> list[QuarantinedPicture]:
+        """The pictures that no worker gets any more, the newest last.
+
+        Raises:
+            EmbedderError: as `status`.
+        """
+        return [QuarantinedPicture(**entry) for entry in json.loads(self._ask({"op": "quarantine"})[1])]
+
+    def clear_quarantine(self, sha256: str | None = None) -> int:
+        """Let workers have a picture again, or all of them.
+
+        Returns:
+            how many were in quarantine.
+
+        Raises:
+            EmbedderError: as `status`.
+        """
+        return int(self._ask({"op": "clear_quarantine", "sha256": sha256})[0]["cleared"])
+
+    def _run(self, job: Job, image: bytes) -> bytes:
+        if job.deadline.expired:
             raise WorkerTimeout("The deadline had passed before a worker was asked.")
-        connection = self._connection(remaining_s)
-        headers = {
-            REQUEST_ID_HEADER: request_id,
-            TIMEOUT_HEADER: f"{remaining_s:.3f}",
-            "Content-Type": "application/octet-stream",
-        }
-        if self.address.startswith("unix:"):
-            headers[DEADLINE_HEADER] = f"{deadline.at_s:.6f}"
-        try:
-            self._connect(connection)
-            return self._exchange(connection, method, path, body, headers)
-        finally:
-            connection.close()
+        with self._connected(job.deadline.remaining_s()) as connection:
+            try:
+                self._exchange(connection, encode(job.to_message()))
+                connection.settimeout(max(job.deadline.remaining_s(), 0.001))
+                return self._exchange(connection, image)[1]
+            except TimeoutError:
+                raise WorkerTimeout("No worker finished before the deadline.") from None
 
-    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        if self.address.startswith("unix:"):
-            return _UnixConnection(self.address.removeprefix("unix:"), timeout_s)
-        return http.client.HTTPConnection(self.address.removeprefix("http://").rstrip("/"), timeout=timeout_s)
+    def _ask(self, question: Message, *, timeout_s: float = _QUESTION_S) -> tuple[Message, bytes]:
+        with self._connected(timeout_s) as connection:
+            try:
+                return self._exchange(connection, encode(question))
+            except TimeoutError:
+                raise WorkerTimeout("The worker pool does not answer.") from None
+            except WorkerCrashed as error:
+                raise EmbedderUnavailable("The worker pool has just ended.") from error
 
     @staticmethod
-    def _connect(connection: http.client.HTTPConnection) -> None:
+    def _exchange(connection: socket.socket, data: bytes) -> tuple[Message, bytes]:
+        """Say something, and hear what is said to it.
+
+        Raises:
+            FacedexError: the error that the answer is.
+            WorkerCrashed: there is none.
+        """
         try:
-            connection.connect()
+            connection.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError:
+            pass  # it may have been answered before it was read
+        try:
+            message, body = receive(connection)
+        except (ConnectionEnded, FramingError) as error:
+            raise WorkerCrashed("The worker died while it held the picture.") from error
+        if "error" in message:
+            raise _ERRORS_BY_CODE.get(message["error"], EmbedderError)(str(message["message"]))
+        return message, body
+
+    @contextmanager
+    def _connected(self, timeout_s: float) -> Generator[socket.socket]:
+        try:
+            connection = self._connect(timeout_s)
         except BlockingIOError:
-            raise PoolBusy("All workers are busy and the queue is full; try again shortly.") from None
+            raise PoolBusy("The worker pool takes no more connections; try again shortly.") from None
         except TimeoutError:
             raise WorkerTimeout("The worker pool did not accept the request in time.") from None
         except OSError as error:
             raise EmbedderUnavailable("The worker pool is not running.") from error
+        with connection:
+            yield connection
 
-    @staticmethod
-    def _exchange(
-        connection: http.client.HTTPConnection, method: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> bytes:
-        try:
-            connection.request(method, path, body, headers)
-        except TimeoutError:
-            raise WorkerTimeout("No worker took the picture before the deadline.") from None
-        except (BrokenPipeError, ConnectionResetError):
-            # The worker may have refused before it had read everything; its answer, if there is one, says why.
-            pass
-        try:
-            response = connection.getresponse()
-            payload = response.read()
-        except TimeoutError:
-            raise WorkerTimeout("No worker finished before the deadline.") from None
-        except (http.client.HTTPException, OSError) as error:
-            raise WorkerCrashed("The worker died while it held the picture.") from error
-        if response.status == 200:
-            return payload
-        raise _error_of(payload)
-
-
-def _error_of(payload: bytes) -> FacedexError:
-    try:
-        problem: dict[str, Any] = json.loads(payload)
-        return _ERRORS_BY_CODE.get(problem["code"], EmbedderError)(problem["message"])
-    except (ValueError, KeyError, TypeError):
-        # Gunicorn's own error page: the worker was told to stop in the middle of the job.
-        return WorkerCrashed("The worker gave up the picture.")
+    def _connect(self, timeout_s: float) -> socket.socket:
+        if self.address.startswith("unix:"):
+            connection = socket.socket(socket.AF_UNIX)
+            # With a timeout the socket does not block: a pool that accepts nothing is noticed at once (EAGAIN).
+            connection.settimeout(timeout_s)
+            connection.connect(self.address.removeprefix("unix:"))
+            return connection
+        parts = urlsplit(self.address)
+        connection = socket.create_connection((parts.hostname, parts.port), timeout_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection

@@ -1,4 +1,4 @@
-"""What crosses the socket between the web side and the pool: raw picture bytes one way, JSON the other.
+"""What a worker answers: an analysis as JSON.
 
 Vectors travel as base64 of little-endian float32: half the size of decimal text, and exact.
 """
@@ -12,12 +12,6 @@ import numpy as np
 from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array
 
 EMBED_MODES: Final[tuple[Embed, ...]] = get_args(Embed)
-
-# The deadline on CLOCK_MONOTONIC, in seconds: meaningful on the machine that set it only.
-DEADLINE_HEADER: Final = "X-Deadline-Monotonic"
-# The time left when the request was sent, in seconds: for a pool on another machine.
-TIMEOUT_HEADER: Final = "X-Timeout"
-REQUEST_ID_HEADER: Final = "X-Request-ID"
 
 
 def encode_vector(vector: Float32Array) -> str:

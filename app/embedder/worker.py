@@ -1,92 +1,164 @@
-"""One worker of the pool: loads one model after the fork, then turns pictures into faces, one at a time."""
+"""One process of the pool: loads one model after the fork, then works off jobs, one at a time.
 
+The pool hands over each job together with its client's connection: the picture comes, and the answer goes, without passing
+through the pool.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import json
 import os
+import resource
+import signal
+import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import structlog
 
 from app.config import Settings
-from app.errors import FacedexError, ModelUnavailable
+from app.embedder.framing import ConnectionEnded, FramingError, Message, encode, receive_exactly
+from app.embedder.job import Job
+from app.embedder.protocol import dump_analysis
+from app.errors import FacedexError, WorkerTimeout
 from app.vision.engine import FaceEngine, load_engine
-from app.vision.faces import Analysis, Embed
-from app.vision.packs import PackStore
+from app.vision.packs import InstalledPack, PackStore
 
 log = structlog.stdlib.get_logger("facedex.worker")
 
-# A model that cannot be loaded is tried again, but not for every request.
-_RETRY_FIRST_S = 2.0
-_RETRY_MAX_S = 60.0
+LoadEngine = Callable[[InstalledPack], FaceEngine]
+
+# With which a worker ends whose memory limit was reached: what it holds is in no state to go on with.
+EXIT_OUT_OF_MEMORY: Final = 77
+EXIT_NOT_LOADED: Final = 78
+MAX_EVENT_BYTES: Final = 64 * 1024
+_MIB: Final = 1024 * 1024
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# Of all processes, the kernel should take a worker when memory runs out: it is replaced at once.
+_OOM_SCORE_ADJ: Final = "500"
 
 
-@dataclass(slots=True)
-class _Failure:
-    problem: str
-    retry_at_s: float
-    backoff_s: float
+def run_worker(
+    control: socket.socket, settings: Settings, model: str, name: str, load: LoadEngine = load_engine
+) -> int:
+    """Work until the pool closes its end of `control`, a SOCK_SEQPACKET socket.
+
+    Returns:
+        the exit code.
+    """
+    _settle(settings)
+    with structlog.contextvars.bound_contextvars(worker=name):
+        try:
+            engine = _load(PackStore(settings.models_dir), model, load)
+        except Exception as error:
+            # Only our own errors are known to hold nothing private; the log has the rest.
+            known = isinstance(error, FacedexError)
+            log.error("[WORKER] Model not loaded", exc_info=error)
+            problem = str(error) if known else "the model could not be loaded, see embedder.log"
+            _tell(control, {"event": "failed", "problem": problem})
+            return EXIT_NOT_LOADED
+        gc.freeze()  # what is there now stays: the collector need not look at it again
+        _tell(control, {"event": "loaded", "contract": engine.pack.manifest.contract.id, "rss_bytes": _rss_bytes()})
+        return Worker(control, settings, engine).run()
 
 
 class Worker:
-    """Holds this process's one model.
+    """A worker with its model loaded."""
 
-    A model that fails to load does not end the process: Gunicorn would stop the whole pool, and a pool without a model still
-    has to say what is wrong with it.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, control: socket.socket, settings: Settings, engine: FaceEngine) -> None:
+        self._control = control
         self._settings = settings
-        self._engine: FaceEngine | None = None
-        self._failure: _Failure | None = None
+        self._engine = engine
 
-    @property
-    def problem(self) -> str | None:
-        """Why no model is loaded, None where one is."""
-        if self._engine is not None:
-            return None
-        return self._failure.problem if self._failure else "the model is not loaded yet"
+    def run(self) -> int:
+        """Take jobs until there are no more; the exit code."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._control, MAX_EVENT_BYTES, 1)
+            if not data:
+                return 0
+            job = Job.from_message(json.loads(data))
+            with structlog.contextvars.bound_contextvars(request_id=job.request_id):
+                try:
+                    with socket.socket(fileno=descriptors[0]) as connection:
+                        outcome = self._serve(connection, job)
+                except MemoryError:
+                    log.error("[WORKER] Out of memory")
+                    return EXIT_OUT_OF_MEMORY
+            _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
 
-    @property
-    def engine(self) -> FaceEngine | None:
-        """The loaded model, None where there is none."""
-        return self._engine
-
-    def ensure_loaded(self) -> None:
-        """Load the model unless it is loaded, or failed to load a moment ago. Never raises."""
-        if self._engine is not None or (self._failure and time.monotonic() < self._failure.retry_at_s):
-            return
-        started = time.monotonic()
+    def _serve(self, connection: socket.socket, job: Job) -> str:
+        """Work off one job; what became of it."""
+        connection.settimeout(max(job.deadline.remaining_s(), 0.001))
         try:
-            pack = PackStore(self._settings.models_dir).active(self._settings.face_model)
-            self._engine = load_engine(pack)
-        except Exception as error:
-            backoff_s = min(self._failure.backoff_s * 2, _RETRY_MAX_S) if self._failure else _RETRY_FIRST_S
-            # Only our own errors are known to hold nothing private; the log has the rest.
-            problem = (
-                str(error) if isinstance(error, FacedexError) else "the model could not be loaded, see embedder.log"
-            )
-            self._failure = _Failure(problem, time.monotonic() + backoff_s, backoff_s)
-            log.exception("[WORKER] Model not loaded", retry_in_s=backoff_s)
-            return
-        self._failure = None
-        log.info(
-            f"[WORKER] Model {self._engine.pack.manifest.name} loaded in {time.monotonic() - started:.2f}s",
-            pid=os.getpid(),
-        )
+            connection.sendall(encode({"go": True}))
+            image = receive_exactly(connection, job.length)
+            outcome, answer = self._answer(image, job)
+            connection.settimeout(max(job.deadline.remaining_s(), 0.001))
+            connection.sendall(answer)
+        except (OSError, ConnectionEnded, FramingError):
+            log.info("[WORKER] The client has gone")
+            return "abandoned"
+        return outcome
 
-    def analyze(self, image: bytes, embed: Embed) -> Analysis:
-        """Detect and embed the faces of one picture.
-
-        Raises:
-            ImageError: the picture cannot be read.
-            ModelUnavailable: no model is loaded; the message says why.
-        """
-        self.ensure_loaded()
-        if self._engine is None:
-            raise ModelUnavailable(f"No model is loaded: {self.problem}")
-        started = time.monotonic()
-        analysis = self._engine.analyze(image, max_pixels=self._settings.max_image_pixels, embed=embed)
+    def _answer(self, image: bytes, job: Job) -> tuple[str, bytes]:
+        started_s = time.monotonic()
+        try:
+            if job.deadline.expired:
+                raise WorkerTimeout("The deadline passed before the picture was looked at.")
+            analysis = self._engine.analyze(image, max_pixels=self._settings.max_image_pixels, embed=job.embed)
+        except FacedexError as error:
+            log.info(f"[WORKER] Refused: {error.code}")
+            return error.code, encode(error_message(error))
+        except MemoryError:
+            raise
+        except Exception:
+            log.exception("[WORKER] Job failed")
+            problem = {"error": "embedder_error", "message": "The worker failed on this picture; its log says why."}
+            return "embedder_error", encode(problem)
         log.info(
-            f"[WORKER] {len(analysis.faces)} faces in {(time.monotonic() - started) * 1000:.1f} ms",
+            f"[WORKER] {len(analysis.faces)} faces in {(time.monotonic() - started_s) * 1000:.1f} ms",
             **{f"{stage}_ms": round(ms, 2) for stage, ms in analysis.timings_ms.items()},
         )
-        return analysis
+        return "ok", encode({}, dump_analysis(analysis))
+
+
+def error_message(error: FacedexError) -> Message:
+    """The answer that says what went wrong."""
+    return {"error": error.code, "message": str(error)}
+
+
+def _load(packs: PackStore, model: str, load: LoadEngine) -> FaceEngine:
+    started_s = time.monotonic()
+    engine = load(packs.get(model))
+    log.info(f"[WORKER] Model {model} loaded in {time.monotonic() - started_s:.2f}s", pid=os.getpid())
+    return engine
+
+
+def _settle(settings: Settings) -> None:
+    """What a process has to arrange for itself: it ends with the pool, within its memory, and says where it crashed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    faulthandler.enable()
+    # A core dump would put people's faces on disk, and takes seconds.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Heap and private mappings: what a picture can make grow. Neither code nor the model's file counts.
+    limit = settings.embedder_memory_mb * _MIB
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJ)
+    except OSError:  # a container may forbid it
+        log.debug("[WORKER] oom_score_adj cannot be set")
+
+
+def _tell(control: socket.socket, event: Message) -> None:
+    control.send(json.dumps(event).encode())
+
+
+def _rss_bytes() -> int:
+    """Resident memory, proc(5)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

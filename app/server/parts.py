@@ -19,6 +19,8 @@ from app.server.supervisor import Supervisor
 DATABASE: Final = "database"
 POOL: Final = "worker pool"
 WEB: Final = "web"
+POOL_ARGV: Final = ["-m", "app.embedder.pool"]
+WEB_ARGV: Final = ["-m", "gunicorn", "--config", str(PROJECT_ROOT / "gunicorn.conf.py")]
 
 # Without a database nothing else answers, so that datasets are waited for; a large one goes on being prepared beside.
 _DATASETS_WITHIN_S: Final = 10.0
@@ -121,15 +123,12 @@ def start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
         Stopped: a signal came.
     """
 
-    def gunicorn(name: str, config: str, log_name: str) -> Callable[[], Child]:
-        argv = ["-m", "gunicorn", "--config", str(PROJECT_ROOT / config)]
+    def part(name: str, argv: list[str], log_name: str) -> Callable[[], Child]:
         return lambda: _spawn(settings, name, argv, log_name)
 
     if settings.embedder_url is None:
-        start = gunicorn(POOL, "app/embedder/gunicorn.conf.py", "embedder.log")
-        supervisor.start(POOL, start, stop_timeout_s=stop_timeout_s(settings))
-    start = gunicorn(WEB, "gunicorn.conf.py", "gunicorn-error.log")
-    supervisor.start(WEB, start, stop_timeout_s=stop_timeout_s(settings))
+        supervisor.start(POOL, part(POOL, POOL_ARGV, "embedder.log"), stop_timeout_s=stop_timeout_s(settings))
+    supervisor.start(WEB, part(WEB, WEB_ARGV, "gunicorn-error.log"), stop_timeout_s=stop_timeout_s(settings))
 
 
 def stop_timeout_s(settings: Settings) -> float:

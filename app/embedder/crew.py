@@ -1,0 +1,136 @@
+"""The workers of one model, and the jobs that wait for them."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from app.embedder.fair_queue import FairQueue
+from app.embedder.framing import Message
+from app.embedder.pool_metrics import PoolMetrics
+from app.embedder.waiting import Waiting
+from app.embedder.workers import Slot, WorkerProcess
+
+log = structlog.stdlib.get_logger("facedex.worker")
+
+# Workers of one age are not all replaced at the same time.
+_RECYCLE_JITTER: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleLimits:
+    """After what a worker is replaced, between two jobs: 0 is never.
+
+    Attributes:
+        jobs: so many jobs.
+        rss_bytes: more memory than this.
+    """
+
+    jobs: int
+    rss_bytes: int
+
+
+class Crew:
+    """Keeps `size` workers of a model alive."""
+
+    def __init__(
+        self,
+        model: str,
+        size: int,
+        *,
+        queue_capacity: int,
+        limits: RecycleLimits,
+        fork: Callable[[Slot], WorkerProcess],
+        metrics: PoolMetrics,
+    ) -> None:
+        self.model = model
+        self.slots = [Slot(f"{model}-{number}", model) for number in range(1, size + 1)]
+        self.queue: FairQueue[Waiting] = FairQueue(queue_capacity)
+        self._limits = limits
+        self._fork = fork
+        self._metrics = metrics
+        self._retired: list[WorkerProcess] = []
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can do nothing at all; None where a worker is there or will be."""
+        if any(slot.state != "failed" for slot in self.slots):
+            return None
+        return self.slots[0].problem
+
+    def free_worker(self) -> WorkerProcess | None:
+        """One that waits for a job."""
+        return next((slot.process for slot in self.slots if slot.process is not None and slot.process.is_free), None)
+
+    def processes(self) -> Iterator[WorkerProcess]:
+        """All that are alive."""
+        for slot in self.slots:
+            yield from (process for process in (slot.process, slot.successor) if process is not None)
+        yield from self._retired
+
+    def fill(self) -> None:
+        """Start workers for the slots that are down, once it is time for it, and end those that hang."""
+        for slot in self.slots:
+            if slot.process is None and monotonic() >= slot.restart_at_s:
+                slot.process = self._fork(slot)
+        for process in self.processes():
+            if cause := process.overdue():
+                log.error(f"[WORKER] Killed: {cause}", pid=process.pid)
+                process.kill(cause)
+
+    def hear(self, slot: Slot, process: WorkerProcess, event: Message) -> str | None:
+        """Take in what a worker has to say; the outcome of its job, where it has done one."""
+        match event["event"]:
+            case "loaded":
+                process.loaded, process.contract, process.rss_bytes = True, event["contract"], event["rss_bytes"]
+                slot.came_up()
+                if process is slot.successor:
+                    self._hand_over(slot)
+            case "failed":
+                process.problem = slot.problem = event["problem"]
+            case "done":
+                process.job = None
+                process.jobs += 1
+                process.rss_bytes = event["rss_bytes"]
+                self._metrics.job_time.observe(monotonic() - process.job_since_s)
+                self._recycle(slot, process)
+                return str(event["outcome"])
+        return None
+
+    def bury(self, slot: Slot, process: WorkerProcess) -> str:
+        """Take note of the end of a worker, and make room for the next; what it ended of."""
+        cause = process.bury()
+        if process in self._retired:
+            self._retired.remove(process)
+            return cause
+        if process is slot.successor:
+            slot.successor = None  # the worker that it was for goes on
+        else:
+            slot.process, slot.successor = slot.successor, None
+            slot.plan_restart(at_once=process.loaded)
+        self._metrics.ends.labels(cause).inc()
+        log.error(f"[WORKER] {slot.name} is gone: {cause}", pid=process.pid, jobs=process.jobs)
+        return cause
+
+    def _recycle(self, slot: Slot, process: WorkerProcess) -> None:
+        """Start a successor for a worker that has done enough; it goes on working until that one can."""
+        if slot.successor is not None or process is not slot.process:
+            return
+        if any(other.successor for other in self.slots):  # one at a time: each needs the memory of another model
+            return
+        limits = self._limits
+        jobs = limits.jobs * (1 + _RECYCLE_JITTER * random.Random(process.pid).random())  # noqa: S311 - no secret
+        if (limits.jobs and process.jobs >= jobs) or (limits.rss_bytes and process.rss_bytes > limits.rss_bytes):
+            slot.successor = self._fork(slot)
+
+    def _hand_over(self, slot: Slot) -> None:
+        old, slot.process, slot.successor = slot.process, slot.successor, None
+        if old is not None:
+            by_memory = self._limits.rss_bytes and old.rss_bytes > self._limits.rss_bytes
+            self._metrics.ends.labels("recycled_memory" if by_memory else "recycled_jobs").inc()
+            log.info(f"[WORKER] {slot.name} recycled", pid=old.pid, jobs=old.jobs, rss_mb=old.rss_bytes >> 20)
+            old.retire()
+            self._retired.append(old)

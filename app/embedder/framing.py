@@ -1,0 +1,92 @@
+"""Messages on a stream: four bytes with the length of a JSON object, the object, and then `length` bytes where it has one.
+
+A job goes so: the client connects and sends its object. The pool answers with an error, or hands the connection to a worker,
+which says `{"go": true}`; only then does the client send the picture, and the worker answers. So a queued job holds no
+picture in memory twice, and a client knows whether a worker ever had it.
+"""
+
+import json
+import socket
+import struct
+from typing import Any, Final
+
+LENGTH_BYTES: Final = 4
+MAX_OBJECT_BYTES: Final = 16 * 1024
+_LENGTH: Final = struct.Struct(">I")
+
+Message = dict[str, Any]
+
+
+class FramingError(Exception):
+    """The other side sent something else than a message."""
+
+
+class ConnectionEnded(Exception):
+    """The other side closed the connection, or died, before the message was complete."""
+
+
+def encode(message: Message, body: bytes = b"") -> bytes:
+    """One message with its body, ready to be sent."""
+    data = json.dumps(message | {"length": len(body)} if body else message).encode()
+    return _LENGTH.pack(len(data)) + data + body
+
+
+def receive(connection: socket.socket) -> tuple[Message, bytes]:
+    """The next message and its body.
+
+    Raises:
+        TimeoutError: nothing came within the socket's timeout.
+        ConnectionEnded: as its name says.
+        FramingError: it is no message.
+    """
+    message = decode(receive_exactly(connection, object_length(receive_exactly(connection, LENGTH_BYTES))))
+    length = message.get("length", 0)
+    if not isinstance(length, int) or length < 0:
+        raise FramingError
+    return message, receive_exactly(connection, length)
+
+
+def receive_exactly(connection: socket.socket, count: int) -> bytes:
+    """That many bytes.
+
+    Raises:
+        TimeoutError, ConnectionEnded: as `receive`.
+    """
+    data = bytearray(count)
+    view, have = memoryview(data), 0
+    while have < count:
+        try:
+            got = connection.recv_into(view[have:])
+        except (ConnectionResetError, BrokenPipeError):
+            got = 0
+        if not got:
+            raise ConnectionEnded
+        have += got
+    return bytes(data)
+
+
+def object_length(data: bytes) -> int:
+    """The length of the JSON object that follows these four bytes.
+
+    Raises:
+        FramingError: it is longer than any message.
+    """
+    (length,) = _LENGTH.unpack(data)
+    if length > MAX_OBJECT_BYTES:
+        raise FramingError
+    return int(length)
+
+
+def decode(data: bytes) -> Message:
+    """The object itself.
+
+    Raises:
+        FramingError: it is none.
+    """
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FramingError from error
+    if not isinstance(message, dict):
+        raise FramingError
+    return message

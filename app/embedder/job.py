@@ -1,0 +1,89 @@
+"""One job of the pool, as it crosses the sockets."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from app.deadline import Deadline
+from app.embedder.framing import Message
+from app.embedder.protocol import EMBED_MODES
+from app.errors import InvalidRequest, UploadTooLarge
+from app.vision.faces import Embed
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+NAME_MAX_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A picture that somebody wants analysed.
+
+    Attributes:
+        sha256: of the picture's file, in hexadecimal.
+        length: of the file, in bytes.
+        deadline: when the answer is of no more use.
+        embed: which faces get an embedding.
+        model: name of a pack; empty for the default one.
+        client: who asks; clients are served in turn.
+        request_id: for the log.
+        again: whether a worker died of it a moment ago.
+    """
+
+    sha256: str
+    length: int
+    deadline: Deadline
+    embed: Embed
+    model: str
+    client: str
+    request_id: str
+    again: bool
+
+    def to_message(self) -> Message:
+        """What `from_message` reads.
+
+        `deadline_s` is the machine's monotonic clock, and `left_s` the time that is left now, for a pool elsewhere.
+        """
+        return {
+            "op": "analyze",
+            "sha256": self.sha256,
+            "bytes": self.length,
+            "deadline_s": self.deadline.at_s,
+            "left_s": self.deadline.remaining_s(),
+            "embed": self.embed,
+            "model": self.model,
+            "client": self.client,
+            "request_id": self.request_id,
+            "again": self.again,
+        }
+
+    @classmethod
+    def from_message(cls, message: Message, *, max_bytes: int | None = None, same_clock: bool = True) -> Self:
+        """The job of a message.
+
+        Args:
+            max_bytes: longest picture; None trusts the sender.
+            same_clock: whether it was sent on this machine.
+
+        Raises:
+            InvalidRequest, UploadTooLarge: it is not one that can be done.
+        """
+        try:
+            job = cls(
+                sha256=str(message["sha256"]),
+                length=int(message["bytes"]),
+                deadline=Deadline(float(message["deadline_s"]))
+                if same_clock
+                else Deadline.after(float(message["left_s"])),
+                embed=message["embed"],
+                model=str(message["model"]),
+                client=str(message["client"])[:NAME_MAX_CHARS],
+                request_id=str(message["request_id"])[:NAME_MAX_CHARS],
+                again=bool(message["again"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidRequest("The pool was asked for something that is no job.") from error
+        if not _SHA256.fullmatch(job.sha256) or job.length < 0 or job.embed not in EMBED_MODES:
+            raise InvalidRequest("The pool was asked for a job that cannot be done.")
+        if max_bytes is not None and job.length > max_bytes:
+            raise UploadTooLarge(f"At most {max_bytes} bytes are accepted.")
+        return job

@@ -1,0 +1,198 @@
+"""The pool's side of its processes: starts them, hands jobs to them, and knows what each is doing."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import structlog
+
+from app.embedder.framing import Message
+from app.embedder.job import Job
+from app.embedder.worker import EXIT_NOT_LOADED, EXIT_OUT_OF_MEMORY, MAX_EVENT_BYTES
+
+log = structlog.stdlib.get_logger("facedex.worker")
+
+State = Literal["loading", "idle", "busy", "failed"]
+STATES: Final[tuple[State, ...]] = ("loading", "idle", "busy", "failed")
+
+# The longest that loading a model may take.
+LOAD_LIMIT_S: Final = 120.0
+# A worker that still has not answered so long after its job's deadline hangs.
+_HANG_GRACE_S: Final = 1.0
+_RESTART_FIRST_S: Final = 0.5
+_RESTART_MAX_S: Final = 15.0
+
+_EXIT_CAUSES: Final = {EXIT_OUT_OF_MEMORY: "memory", EXIT_NOT_LOADED: "not_loaded"}
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """A process of the pool.
+
+    Attributes:
+        pid, control: the process, and our end of the socket to it.
+        job, job_since_s: what it is working on, and since when.
+        loaded: whether its model is.
+        contract: of that model.
+        problem: why it could not load it.
+        jobs: how many it has done.
+        rss_bytes: its memory after the last.
+        kill_cause: why the pool has killed it.
+    """
+
+    pid: int
+    control: socket.socket
+    started_s: float = field(default_factory=time.monotonic)
+    job: Job | None = None
+    job_since_s: float = 0.0
+    loaded: bool = False
+    contract: str | None = None
+    problem: str | None = None
+    jobs: int = 0
+    rss_bytes: int = 0
+    kill_cause: str | None = None
+
+    @classmethod
+    def fork(cls, run: Callable[[socket.socket], int], release: Callable[[], None]) -> "WorkerProcess":
+        """Start a process that calls `run` with its end of the socket, and ends with what that returns.
+
+        Args:
+            release: called in the new process first: gives up what it has inherited and is none of its business.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pool = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ours.close()
+                release()
+                if os.getppid() == pool:
+                    code = run(theirs)
+            except BaseException:
+                log.exception("[WORKER] Ended by an unexpected exception")
+            finally:
+                # Not sys.exit: the pool's own frames are below this one, and must not be gone through.
+                os._exit(code)
+        theirs.close()
+        return cls(pid, ours)
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        if self.problem is not None:
+            return "failed"
+        if not self.loaded:
+            return "loading"
+        return "idle" if self.job is None else "busy"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be given a job."""
+        return self.state == "idle"
+
+    def give(self, job: Job, connection: socket.socket) -> bool:
+        """Hand over a job and its client's connection; False where the process is gone."""
+        try:
+            socket.send_fds(self.control, [json.dumps(job.to_message()).encode()], [connection.fileno()])
+        except OSError:
+            return False
+        self.job, self.job_since_s = job, time.monotonic()
+        return True
+
+    def event(self) -> Message | None:
+        """What it has to say; None when it is gone."""
+        try:
+            data = self.control.recv(MAX_EVENT_BYTES)
+            event: Message | None = json.loads(data) if data else None
+        except (OSError, ValueError):
+            return None
+        return event
+
+    def overdue(self) -> str | None:
+        """For what it has to be killed now, if for anything."""
+        now_s = time.monotonic()
+        if self.kill_cause is not None or self.problem is not None:
+            return None
+        if not self.loaded:
+            return "load_timeout" if now_s > self.started_s + LOAD_LIMIT_S else None
+        return "hang" if self.job is not None and now_s > self.job.deadline.at_s + _HANG_GRACE_S else None
+
+    def kill(self, cause: str) -> None:
+        """End it at once; `cause` is what it is put down to."""
+        self.kill_cause = cause
+        os.kill(self.pid, signal.SIGKILL)
+
+    def retire(self) -> None:
+        """Ask it to end after what it is doing."""
+        try:
+            self.control.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it is gone already
+
+    def bury(self) -> str:
+        """Wait for the end of a process that has closed its end of the socket; what it ended of."""
+        self.control.close()
+        self._wait_briefly()
+        _, status = os.waitpid(self.pid, 0)
+        if self.kill_cause is not None:
+            return self.kill_cause
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            return signal.Signals(-code).name.lower()
+        return "ended" if code == 0 else _EXIT_CAUSES.get(code, "error")
+
+    def _wait_briefly(self) -> None:
+        """It has closed its socket, so it is as good as gone; one that is not for some reason must not hold up the pool."""
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.001)
+        os.kill(self.pid, signal.SIGKILL)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one worker: the process that fills it, and the one that is to follow.
+
+    Attributes:
+        name: of the worker, in logs and metrics.
+        model: name of its pack.
+        process: None while it is down.
+        successor: is loading its model while `process` still works.
+        problem: why the last process could not load the model.
+        restart_at_s: when it is started again.
+    """
+
+    name: str
+    model: str
+    process: WorkerProcess | None = None
+    successor: WorkerProcess | None = None
+    problem: str | None = None
+    restart_at_s: float = 0.0
+    _pause_s: float = 0.0
+
+    @property
+    def state(self) -> State:
+        """What its worker is doing."""
+        if self.process is None or self.process.state == "loading":
+            return "failed" if self.problem else "loading"
+        return self.process.state
+
+    def came_up(self) -> None:
+        """Its process has loaded the model."""
+        self.problem, self._pause_s = None, 0.0
+
+    def plan_restart(self, *, at_once: bool) -> None:
+        """Say when the next process is started: at once, or after a pause that doubles where it never came up."""
+        if at_once:
+            self.restart_at_s = 0.0
+            return
+        self._pause_s = min(self._pause_s * 2 or _RESTART_FIRST_S, _RESTART_MAX_S)
+        self.restart_at_s = time.monotonic() + self._pause_s
