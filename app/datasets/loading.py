@@ -133,7 +133,13 @@ class Loading(Attempt):
         with self.database.bulk_transaction() as session:
             present = present_pictures(session, domain.id)
         return reembed_chunks(
-            rows, self.order.pictures, after=after, size=self.chunk_rows, present=present, watch=self.watch
+            rows,
+            self.order.pictures,
+            self.plan.target.contract,
+            after=after,
+            size=self.chunk_rows,
+            present=present,
+            watch=self.watch,
         )
 
     def _store(self, domain: Domain, run: MigrationRun, chunk: Chunk) -> MigrationRun:

@@ -251,7 +251,7 @@ def test_the_mode_and_why(model: str, wanted: str, images: str | None, mode: str
     fitting = "facedexnone16" + "0" * 16
     info = DatasetInfo(tmp_path, "0" * 64, fitting if model == "fit" else model, None, "pickle", 1)
     target = Target("people", manifest.name, manifest.contract.id, DIMENSION, exists=False)
-    plan = choose(info, target, wanted, None if images is None else tmp_path)  # type: ignore[arg-type]
+    plan = choose(info, target, manifest, wanted, None if images is None else tmp_path)  # type: ignore[arg-type]
     assert plan.mode == mode
     assert info.model in plan.reason or "asked for" in plan.reason
 

@@ -13,15 +13,21 @@ import pytest
 from click.testing import Result
 from flask.testing import FlaskCliRunner
 
-from app.api.wiring import build_app
+from app.api.wiring import Services, build_app
 from app.config import PROJECT_ROOT, Settings
-from app.datasets.migrate import migrate
+from app.datasets.deepface import describe
+from app.datasets.migrate import find_target, migrate
+from app.datasets.plan import choose
 from app.datasets.report import Silent
 from app.datasets.rows import DatasetRow
 from app.db.domains import drop_domain, find_domain
 from app.db.session import Database
 from app.db.templates import delete_person
+from app.embedder.client import EmbedderClient
 from app.enrolment.persons import PersonService
+from app.errors import ContractMismatch
+from app.recognition.verify import verify_migration
+from tests.datasets.made_up_pool import MadeUpPool
 from tests.datasets.migrating import gallery_of, order, rows_of, stored, write
 from tests.packs import install_dlib
 
@@ -107,30 +113,33 @@ def test_a_dry_run_and_what_is_wrong_are_said_in_a_line(flask: FlaskCliRunner, d
     assert "There is no domain" in call(flask, "export-pkl", "--domain", "x", "--path", tmp_path, code=1).output
 
 
+def verify(flask: FlaskCliRunner, database: Database, dataset: Path, pool: EmbedderClient, photos: Path | None) -> Any:
+    """Compare the domain `people` with the dataset."""
+    services: Services = flask.app.extensions["facedex"]
+    pack = services.active_pack().manifest
+    plan = choose(describe(dataset), find_target(database, "people", pack), pack, "auto", None)
+    return verify_migration(services.settings, database, pool, services.packs, plan, photos)
+
+
 def test_verification_tells_what_differs(flask: FlaskCliRunner, dataset: Path, database: Database) -> None:
     call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
     with database.transaction() as session:
         person = PersonService(database).get("people", "person 7").id
         delete_person(session, gallery_of(database).domain_id, person)
-    from app.api.wiring import Services
-    from app.datasets.deepface import describe
-    from app.datasets.migrate import find_target
-    from app.datasets.plan import choose
-    from app.recognition.verify import verify_migration
-
-    services: Services = flask.app.extensions["facedex"]
-    target = find_target(database, "people", services.active_pack().manifest)
-    found = verify_migration(
-        services.settings,
-        database,
-        services.embedder,
-        services.packs,
-        choose(describe(dataset), target, "auto", None),
-        None,
-    )
+    found = verify(flask, database, dataset, MadeUpPool(), None)
     assert (found.probes, found.agreed) == (PERSONS, PERSONS - 1)
     assert found.disagreements == [{"probe": "person 7", "pkl": "person 7", "pgvector": None}]
     assert "person 7" in found.as_text()
+
+
+def test_probes_of_another_models_pool_are_not_compared(
+    flask: FlaskCliRunner, dataset: Path, database: Database, tmp_path: Path
+) -> None:
+    call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"somebody")
+    with pytest.raises(ContractMismatch, match="makes none:16:0"):
+        verify(flask, database, dataset, MadeUpPool(), tmp_path / "photos")
 
 
 def test_the_status_of_a_migration_on_its_way(
