@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from app.datasets.deepface import shown
 from app.datasets.plan import Plan
 from app.errors import FacedexError
 
@@ -110,7 +111,7 @@ class MigrationReport:
         return {
             "domain": self.plan.target.domain,
             "dataset": {
-                "file": info.path.name,
+                "file": shown(info.path),
                 "sha256": info.sha256,
                 "form": info.form,
                 "model": info.model,
@@ -132,7 +133,7 @@ class MigrationReport:
         """For people."""
         name, info = self.plan.target.domain, self.plan.info
         lines = [
-            f"{'Would move' if self.dry_run else 'Moved'} {self.migrated} of {self.rows} rows of {info.path.name!r} into"
+            f"{'Would move' if self.dry_run else 'Moved'} {self.migrated} of {self.rows} rows of {shown(info.path)!r} into"
             f" {name!r} by {self.plan.mode}: {self.plan.reason}."
         ]
         if self.persons is not None:

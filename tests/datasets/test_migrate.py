@@ -101,6 +101,18 @@ def test_labels_of_any_text_arrive(database: Database, tmp_path: Path) -> None:
     assert stored(database) == expected(rows)
 
 
+def test_a_file_name_that_is_no_text_is_shown_as_far_as_it_is(database: Database, tmp_path: Path) -> None:
+    path = write(tmp_path, rows_of(3))
+    path = path.rename(
+        path.with_stem(f"{path.stem}_\udcff\x1b[31m")
+    )  # a byte that is no UTF-8, and a terminal's command
+    report = run(database, path, tmp_path)
+    shown = f"{path.stem[:-6]}??[31m.pkl"
+    assert [found.source_name for found in runs(database)] == [shown]
+    assert report.as_json()["dataset"]["file"] == shown
+    assert shown in report.as_text()
+
+
 def test_rows_without_a_usable_vector_are_counted_and_nothing_else_happens(database: Database, tmp_path: Path) -> None:
     vectors = raw_vectors(8)
     bad = [None, np.full(DIMENSION, np.nan), np.zeros(DIMENSION), np.ones(DIMENSION + 1)]
