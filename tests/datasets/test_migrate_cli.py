@@ -2,9 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from app.api.wiring import Services, build_app
 from app.config import PROJECT_ROOT, Settings
 from app.datasets.deepface import describe
 from app.datasets.migrate import find_target, migrate
-from app.datasets.plan import choose
+from app.datasets.plan import MODES, choose
+from app.datasets.reembedding import Pictures
 from app.datasets.report import Silent
 from app.datasets.rows import DatasetRow
 from app.db.domains import drop_domain, find_domain
@@ -25,10 +27,11 @@ from app.db.session import Database
 from app.db.templates import delete_person
 from app.embedder.client import EmbedderClient
 from app.enrolment.persons import PersonService
-from app.errors import ContractMismatch
+from app.enrolment.quality import main_face
+from app.errors import ContractMismatch, EmbedderUnavailable, WorkerCrashed
 from app.recognition.verify import verify_migration
 from tests.datasets.made_up_pool import MadeUpPool
-from tests.datasets.migrating import gallery_of, order, rows_of, stored, write
+from tests.datasets.migrating import gallery_of, order, rows_of, run, stored, write
 from tests.packs import install_dlib
 
 PERSONS = 30
@@ -172,6 +175,71 @@ def test_the_status_of_a_migration_on_its_way(
     migrate(order(dataset, tmp_path, pack=manifest, batch_rows=30), database, looking)
     assert (seen[-1]["complete"], seen[-1]["index"]["state"]) == (False, "missing")
     assert sum(stored(database).values()) == 90
+
+
+def migrations(runner: FlaskCliRunner) -> list[str]:
+    """What `flask doctor` says of migrations and indexes. Of this installation other things are wrong: no pool runs."""
+    lines = call(runner, "doctor", code=1).stdout.splitlines()
+    return [
+        f"{line} {cure.strip()}" if "→" in cure else line
+        for line, cure in zip(lines, [*lines[1:], ""], strict=True)
+        if "migrations" in line or "indexes" in line
+    ]
+
+
+class BreakingOff(Silent):
+    """Looks at a domain in the middle of its migration, and then interrupts it, or lets it fail."""
+
+    def __init__(self, look: Callable[[], object], end: BaseException) -> None:
+        self.look, self.end, self.seen = look, end, None
+
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
+        self.now = name
+
+    def advance(self, rows: int) -> None:
+        if self.now in MODES:
+            self.seen = self.look()
+            raise self.end
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [(KeyboardInterrupt(), "was interrupted"), (EmbedderUnavailable("gone"), "failed (embedder_unavailable)")],
+)
+def test_doctor_tells_how_to_go_on_with_a_migration_that_was_broken_off(
+    flask: FlaskCliRunner, dataset: Path, database: Database, tmp_path: Path, end: BaseException, said: str
+) -> None:
+    name = 'Škoda\'s $(reboot) & "others"'
+    manifest = flask.app.extensions["facedex"].active_pack().manifest
+    breaking = BreakingOff(lambda: migrations(flask), end)
+    with pytest.raises(type(end)):
+        migrate(order(dataset, tmp_path, domain=name, pack=manifest, batch_rows=30), database, breaking)
+    healthy = "ok     indexes    1 domains, every index valid"
+    so_far = f"30 of 90 rows of {dataset.name!r} are settled"
+    assert breaking.seen == [healthy, f"ok     migrations domain {name!r}: running, {so_far}"]
+
+    index, migration = migrations(flask)
+    assert index == healthy  # it is not there yet, and there is nothing to mend
+    wrong, _, cure = migration.partition(" → ")
+    assert wrong == f"WRONG  migrations the migration into domain {name!r} {said}: {so_far}"
+    flask_, _app, _wsgi, *arguments = shlex.split(cure.removesuffix(", where that very file lies"))
+    assert flask_ == "flask"
+    call(flask, *(argument.replace("FOLDER", str(dataset.parent)) for argument in arguments))
+    assert gallery_of(database, name).complete
+    assert migrations(flask) == [healthy]
+
+
+def test_doctor_knows_how_pictures_were_embedded(flask: FlaskCliRunner, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "pictures/person 0").mkdir(parents=True)
+    path = write(tmp_path / "arcface", rows_of(1, persons=1), model="arcface")
+    (tmp_path / "pictures/person 0/0-0.jpg").write_bytes(b"crash")
+    manifest = flask.app.extensions["facedex"].active_pack().manifest
+    pool = MadeUpPool()
+    pool.contract = manifest.contract.id
+    pictures = Pictures(tmp_path / "pictures", pool, main_face, 1, 5.0, 1000, keep_going=False)
+    with pytest.raises(WorkerCrashed):
+        run(database, path, tmp_path, pack=manifest, pictures=pictures)
+    assert f"--path FOLDER/{path.name} --mode reembed --images PICTURES --resume" in migrations(flask)[1]
 
 
 def test_migrated_faces_can_be_listed_and_deleted(flask: FlaskCliRunner, dataset: Path, database: Database) -> None:
