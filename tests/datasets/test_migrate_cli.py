@@ -124,6 +124,15 @@ def verify(flask: FlaskCliRunner, database: Database, dataset: Path, pool: Embed
     return verify_migration(services.settings, database, pool, services.packs, plan, photos)
 
 
+def test_without_a_database_it_is_said_what_to_do_first(
+    database_settings: Settings, models_dir: Path, dataset: Path, tmp_path: Path
+) -> None:
+    off = build_app(database_settings.model_copy(update={"vector_db_enabled": False})).test_cli_runner()
+    for command, path in (("migrate-pkl", dataset), ("export-pkl", tmp_path)):
+        refused = call(off, command, "--domain", "x", "--path", path, code=1)
+        assert "Set VECTOR_DB_ENABLED=true and reload the service first." in refused.output
+
+
 def test_verification_tells_what_differs(flask: FlaskCliRunner, dataset: Path, database: Database) -> None:
     call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
     with database.transaction() as session:
@@ -267,6 +276,11 @@ def test_the_script_does_the_same_without_flask(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["migrated"] == 90
     assert sum(stored(database).values()) == 90
+    env["VECTOR_DB_ENABLED"] = "false"
+    disabled = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert disabled.returncode == 1
+    assert "reload the service first" in disabled.stderr
+    env["VECTOR_DB_ENABLED"] = "true"
     failed = subprocess.run([*argv, "--resume"], env=env, capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1
     assert failed.stderr.startswith("Error: No migration of this dataset")
