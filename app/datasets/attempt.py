@@ -172,7 +172,7 @@ class Attempt:
             persons=persons,
             skipped=skipped,
             examples=self.examples,
-            seconds=seconds,
+            seconds={**seconds, "total": self.watch.elapsed_s},
         )
 
 

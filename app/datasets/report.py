@@ -60,9 +60,15 @@ def polled(progress: Progress, done: Callable[[], int]) -> Generator[None]:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage, and since it was made."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _started_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it was made."""
+        return time.perf_counter() - self._started_s
 
     @contextmanager
     def timing(self, stage: str) -> Generator[None]:
@@ -92,7 +98,8 @@ class MigrationReport:
         persons: persons that were made; None in a dry run.
         skipped: rows that did not become templates, by reason; with `migrated` they add up to `rows`.
         examples: some identities by reason, of pictures that were left out.
-        seconds: by stage, over all attempts, and `total`, of this one.
+        seconds: by stage, over all attempts, stages that overlap each in full; and `total`, of this attempt from its
+            beginning to its end.
     """
 
     plan: Plan
