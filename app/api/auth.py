@@ -55,8 +55,6 @@ def _refuse(given: str | None) -> Response:
     response = problem_response(Unauthenticated(detail))
     if request.path.startswith(BROWSER_PREFIXES):
         response.headers["WWW-Authenticate"] = 'Basic realm="Facedex: the password is the API key"'
-    # Closing spares the server from reading the rest of an upload that nobody may make.
-    response.headers["Connection"] = "close"
     return make_response(response)
 
 

@@ -167,9 +167,7 @@ def _on_http_exception(error: HTTPException) -> Response:
 
 def _on_broken_body(_error: ParseException) -> Response:
     """Gunicorn reads the body while the view does: a chunk whose size is none, say."""
-    response = problem_response(errors.InvalidRequest("The body of the request is broken."))
-    response.headers["Connection"] = "close"
-    return response
+    return problem_response(errors.InvalidRequest("The body of the request is broken."))
 
 
 def _on_unexpected(error: Exception) -> Response:

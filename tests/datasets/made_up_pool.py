@@ -1,0 +1,57 @@
+"""The worker pool's interface over made-up faces."""
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from app.deadline import Deadline
+from app.embedder.client import EmbedderClient, PoolStatus
+from app.errors import EmbedderUnavailable, InvalidImage, PoolBusy, WorkerCrashed, WorkerTimeout
+from app.vision.faces import Analysis, Box, Face, FaceQuality
+from tests.datasets.migrating import DIMENSION, pack
+from tests.db_server import normalised
+
+_FAILURES = {
+    b"unreadable": InvalidImage,
+    b"crash": WorkerCrashed,
+    b"hang": WorkerTimeout,
+    b"gone": EmbedderUnavailable,
+}
+
+
+class MadeUpPool(EmbedderClient):
+    """A picture's bytes say what becomes of it, and else decide the vector."""
+
+    def __init__(self) -> None:
+        super().__init__("unix:/nowhere")
+        self.asked: list[bytes] = []
+        self.contract: str | None = pack().contract.id
+        self.busy = 0
+        self.says_nothing: type[Exception] | None = None
+
+    def analyze(self, image: bytes, *, deadline: Deadline, embed: Any = "all", request_id: str = "") -> Analysis:
+        self.asked.append(image)
+        if self.busy:
+            self.busy -= 1
+            raise PoolBusy("busy")
+        for word, error in _FAILURES.items():
+            if word in image:
+                raise error(word.decode())
+        assert self.contract is not None
+        return Analysis(100, 100, () if b"nobody" in image else (made_up_face(image),), "made-up", self.contract)
+
+    def status(self, *, timeout_s: float = 2.0) -> PoolStatus:
+        if self.says_nothing is not None:
+            raise self.says_nothing("no time")
+        if self.contract is None:
+            return PoolStatus(None, None, "the model is damaged", os.getpid())
+        return PoolStatus("made-up", self.contract, None, os.getpid())
+
+
+def made_up_face(image: bytes) -> Face:
+    """The face that is on the picture."""
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(image).digest()[:8], "big"))
+    vector = normalised(random.normal(size=(1, DIMENSION)))[0]
+    return Face(Box(1, 2, 60, 70), 0.9, np.zeros((5, 2), np.float32), FaceQuality(60, 99.0), vector)
