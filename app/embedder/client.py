@@ -27,6 +27,7 @@ from app.errors import (
     InvalidRequest,
     ModelUnavailable,
     PoolBusy,
+    UnknownModel,
     UnsupportedImage,
     WorkerCrashed,
     WorkerTimeout,
@@ -87,7 +88,16 @@ class EmbedderClient:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all", request_id: str = "") -> Analysis:
+    def analyze(
+        self,
+        image: bytes,
+        *,
+        deadline: Deadline,
+        embed: Embed = "all",
+        request_id: str = "",
+        client: str = "",
+        model: str | None = None,
+    ) -> Analysis:
         """Detect and embed the faces of one picture.
 
         Args:
@@ -95,11 +105,14 @@ class EmbedderClient:
             deadline: when the answer is of no more use.
             embed: which faces get an embedding.
             request_id: for the pool's log.
+            client: who asks: the pool serves its clients in turn.
+            model: name of the pack that is wanted; None takes the pool's own.
 
         Returns:
             all faces, largest first.
 
         Raises:
+            UnknownModel: the pool has no such pack loaded; the message names those that it has.
             ImageError: the picture cannot be read.
             PoolBusy: the queue is full.
             WorkerTimeout: no answer before the deadline.
@@ -107,6 +120,8 @@ class EmbedderClient:
             ModelUnavailable: the pool has no model loaded.
             EmbedderUnavailable: nothing listens at the address.
         """
+        if model is not None and model != (loaded := self.status().model):
+            raise UnknownModel(f"No model {model!r} is loaded; loaded: {loaded or 'none'}.")
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return load_analysis(self._call("POST", f"/analyze?embed={embed}", image, deadline, request_id))
