@@ -34,7 +34,7 @@ def main() -> int:
         answer, code = _error("invalid_settings", str(error)), 1
     except FacedexError as error:
         answer, code = _error(error.code, str(error)), 1
-    print(json.dumps(answer, ensure_ascii=False, indent=2))  # noqa: T201
+    print(json.dumps(answer, ensure_ascii=False))  # noqa: T201
     return code
 
 

@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 import structlog
@@ -63,31 +65,37 @@ def analyze_each(
     Raises:
         ClientGone: `abandoned` said so; some outcomes are missing.
     """
+    finished: SimpleQueue[Outcome] = SimpleQueue()
     stop = threading.Event()
 
-    def work(index: int, item: T) -> Outcome:
+    def work(index: int, item: T) -> None:
         try:
-            return Outcome(index, analysis=_analyze_patiently(item, analyze, Deadline.after(deadline_s), stop))
+            finished.put(Outcome(index, _analyze_patiently(item, analyze, Deadline.after(deadline_s), stop)))
         except FacedexError as error:
-            return Outcome(index, error=error)
+            finished.put(Outcome(index, error=error))
         except Exception:
             # A fault of one picture's, also where nobody foresaw it.
             log.exception("[EMBED] Picture failed", index=index)
-            return Outcome(index, error=EmbedderError("An unexpected error; the log has the details."))
+            finished.put(Outcome(index, error=EmbedderError("An unexpected error; the log has the details.")))
 
     with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="batch") as threads:
         try:
-            # The copied context has the request id for the log.
-            waiting = {threads.submit(copy_context().run, work, index, item) for index, item in enumerate(items)}
-            while waiting:
-                done, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-                if waiting and abandoned():
-                    raise ClientGone("The client hung up.")
+            for index, item in enumerate(items):
+                # The copied context has the request id for the log.
+                threads.submit(copy_context().run, work, index, item)
+            for _ in items:
+                yield _next(finished, abandoned)
         finally:
             stop.set()
             threads.shutdown(cancel_futures=True)
+
+
+def _next(finished: SimpleQueue[Outcome], abandoned: Callable[[], bool]) -> Outcome:
+    while True:
+        if abandoned():
+            raise ClientGone("The client hung up.")
+        with suppress(Empty):
+            return finished.get(timeout=_LOOK_EVERY_S)
 
 
 def _analyze_patiently(
