@@ -202,7 +202,9 @@ def analyze_patiently(embedder: EmbedderClient, data: bytes, deadline_s: float, 
     until_s = time.monotonic() + _BUSY_PATIENCE_S
     while True:
         try:
-            analysis = embedder.analyze(data, deadline=Deadline.after(deadline_s), request_id="migrate")
+            analysis = embedder.analyze(
+                data, deadline=Deadline.after(deadline_s), request_id="migrate", client="migrate"
+            )
         except PoolBusy:
             if time.monotonic() > until_s:
                 raise

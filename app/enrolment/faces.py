@@ -91,7 +91,7 @@ class FaceService:
         self._packs = packs
 
     def enrol(
-        self, domain: str, label: str, files: Sequence[tuple[str, bytes]], *, request_id: str = ""
+        self, domain: str, label: str, files: Sequence[tuple[str, bytes]], *, client: str, request_id: str = ""
     ) -> EnrolmentResult:
         """Enrol the main face of each picture as a template of the person, who is created with the first success.
 
@@ -99,6 +99,7 @@ class FaceService:
 
         Args:
             files: the client's name for each file, and its bytes.
+            client: who enrols: the pool serves its clients in turn.
             request_id: for the pool's log.
 
         Raises:
@@ -113,7 +114,7 @@ class FaceService:
         def enrol_one(file: tuple[str, bytes]) -> FileOutcome:
             name, data = file
             try:
-                return FileOutcome(name, face=self._enrol_file(domain_id, label, data, request_id))
+                return FileOutcome(name, face=self._enrol_file(domain_id, label, data, client, request_id))
             except FacedexError as error:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
@@ -178,7 +179,7 @@ class FaceService:
             )
             return {digest.hex() for digest in session.scalars(query) if digest is not None}
 
-    def _enrol_file(self, domain_id: int, label: str, data: bytes, request_id: str) -> EnrolledFace:
+    def _enrol_file(self, domain_id: int, label: str, data: bytes, client: str, request_id: str) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
@@ -187,7 +188,7 @@ class FaceService:
         with self._database.transaction() as session:
             _refuse_known_picture(session, domain_id, _find_or_none(session, domain_id, label), digest)
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id)
+        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)

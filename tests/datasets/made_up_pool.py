@@ -1,13 +1,12 @@
 """The worker pool's interface over made-up faces."""
 
 import hashlib
-import os
 from typing import Any
 
 import numpy as np
 
-from app.deadline import Deadline
-from app.embedder.client import EmbedderClient, PoolStatus
+from app.embedder.client import EmbedderClient
+from app.embedder.status import PoolStatus, WorkerStatus
 from app.errors import EmbedderUnavailable, InvalidImage, PoolBusy, WorkerCrashed, WorkerTimeout
 from app.vision.faces import Analysis, Box, Face, FaceQuality
 from tests.datasets.migrating import DIMENSION, pack
@@ -31,7 +30,7 @@ class MadeUpPool(EmbedderClient):
         self.busy = 0
         self.says_nothing: type[Exception] | None = None
 
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: Any = "all", request_id: str = "") -> Analysis:
+    def analyze(self, image: bytes, **_others: Any) -> Analysis:
         self.asked.append(image)
         if self.busy:
             self.busy -= 1
@@ -45,9 +44,11 @@ class MadeUpPool(EmbedderClient):
     def status(self, *, timeout_s: float = 2.0) -> PoolStatus:
         if self.says_nothing is not None:
             raise self.says_nothing("no time")
-        if self.contract is None:
-            return PoolStatus(None, None, "the model is damaged", os.getpid())
-        return PoolStatus("made-up", self.contract, None, os.getpid())
+        state, problem = ("idle", None) if self.contract is not None else ("failed", "the model is damaged")
+        worker = WorkerStatus(
+            "made-up-1", "made-up", self.contract, state, None, problem, jobs=0, rss_bytes=0, busy_s=0.0
+        )
+        return PoolStatus("made-up", (worker,), queue_length=0, quarantined=0)
 
 
 def made_up_face(image: bytes) -> Face:
