@@ -318,7 +318,7 @@ class Pool:
         )
         crew = self._crews.get(job.model or self._default)
         if crew is None:
-            raise UnknownModel(f"No model of that name is loaded; loaded are {', '.join(self._crews)}.")
+            raise UnknownModel(f"No model {job.model!r} is loaded; loaded: {', '.join(self._crews)}.")
         self._require_harmless(job.sha256)
         if crew.problem is not None:
             raise ModelUnavailable(f"No model is loaded: {crew.problem}")
