@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 log = structlog.stdlib.get_logger("facedex.embedder")
 
-_PARALLEL: Final = 4
 _LOOK_EVERY_S: Final = 0.1
 _BUSY_PAUSE_FIRST_S: Final = 0.02
 _BUSY_PAUSE_MAX_S: Final = 0.5
@@ -36,8 +35,8 @@ class Outcome:
 
 
 def pictures_at_once(settings: Settings, pictures: int) -> int:
-    """How many pictures of one batch may be in the pool at a time: never all workers, since others wait too."""
-    return max(1, min(_PARALLEL, pictures, settings.embedder_workers - 1))
+    """How many pictures of one request are in the pool at a time: as many as can be worked on. Others have their turns."""
+    return max(1, min(pictures, settings.embedder_workers))
 
 
 def analyze_each(

@@ -18,6 +18,7 @@ from app.db.models import FaceEmbedding, Person
 from app.db.session import Database
 from app.db.templates import NewTemplate, delete_template, insert_templates
 from app.deadline import Deadline
+from app.embedder.batch import pictures_at_once
 from app.embedder.client import EmbedderClient
 from app.enrolment.lookup import find_domain
 from app.enrolment.pages import Page, decode_cursor, encode_cursor
@@ -40,8 +41,6 @@ from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
 
-# Pictures of one request that are in the pool at the same time, at the most, and never all workers: others wait too.
-_PARALLEL: Final = 4
 # The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
 # photos of one person hardly ever are.
 _SAME_PHOTO_SHARE: Final = 0.01
@@ -119,8 +118,7 @@ class FaceService:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
 
-        parallel = min(_PARALLEL, len(files), max(1, self._settings.embedder_workers - 1))
-        with ThreadPoolExecutor(max_workers=parallel) as threads:
+        with ThreadPoolExecutor(max_workers=pictures_at_once(self._settings, len(files))) as threads:
             outcomes = tuple(threads.map(enrol_one, files))
         return EnrolmentResult(self._person_or_none(domain_id, label), outcomes)
 
