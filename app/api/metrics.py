@@ -18,6 +18,8 @@ DECISIONS = Counter("facedex_face_decisions_total", "Faces by decision", ["mode"
 ANSWERS = Counter(
     "facedex_recognition_answers_total", "Recognition requests answered, by service and reason", ["mode", "reason"]
 )
+BATCH_PICTURES = Counter("facedex_batch_pictures_total", "Pictures of batches of embeddings, by outcome", ["outcome"])
+VERIFICATIONS = Counter("facedex_verifications_total", "Pairs of pictures compared, by outcome", ["outcome"])
 ENROLMENTS = Counter("facedex_enrolment_files_total", "Pictures offered for enrolment, by outcome", ["outcome"])
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=0)]
 
 
-class _In(BaseModel):
+class Input(BaseModel):
+    """What a client sends: nothing unknown, no NaN."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -30,7 +32,7 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = Field(None, description="of invalid_parameters: one entry per field")
 
 
-class DomainPath(_In):
+class DomainPath(Input):
     """A domain in the path."""
 
     domain: str = Field(description="the domain's name, or its id where the name cannot stand in a path")
@@ -48,7 +50,7 @@ class FacePath(PersonPath):
     face_id: str = Field(description="the face's id")
 
 
-class PageQuery(_In):
+class PageQuery(Input):
     """Which page of a list."""
 
     limit: int = Field(50, ge=1, le=500, description="most items to return")
@@ -61,27 +63,27 @@ class PersonListQuery(PageQuery):
     q: str | None = Field(None, max_length=200, description="text that the label or the display name contains")
 
 
-class NewDomain(_In):
+class NewDomain(Input):
     """A domain to create."""
 
     name: str = Field(description="any text of up to 200 characters")
 
 
-class NewPerson(_In):
+class NewPerson(Input):
     """A person to create."""
 
     label: str = Field(description="unique in the domain; any text of up to 200 characters")
     display_name: str | None = Field(None, description="the name to show; the label where it is not given")
 
 
-class PersonChange(_In):
+class PersonChange(Input):
     """What to change of a person; a key that is left out stays."""
 
     label: str | None = None
     display_name: str | None = Field(None, description="null shows the label again")
 
 
-class RecognizeParameters(_In):
+class RecognizeParameters(Input):
     """Parameters of a recognition request, from the form, the query or the JSON body."""
 
     domain: str = Field(description="name or id of the domain to search")
@@ -91,7 +93,7 @@ class RecognizeParameters(_In):
     )
 
 
-class RecognizeQuery(_In):
+class RecognizeQuery(Input):
     """The same parameters in the query: the only place for them beside a raw body. Form and JSON go before it."""
 
     domain: str | None = Field(None, description="name or id of the domain to search; needed, here or in the body")

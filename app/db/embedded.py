@@ -107,6 +107,8 @@ class EmbeddedPostgres:
         make_private_folder(files.run)
         make_private_folder(files.socket, may_be_the_servers=True)
         for leftover in files.storage.glob(f"{_STAGE_PREFIX}*"):
+            # initdb was killed; the server that it had started to fill the folder may go on filling it.
+            end_orphans(leftover / "data", patience_s=_ORPHANS_END_WITHIN_S)
             shutil.rmtree(leftover, ignore_errors=True)
         end_orphans(files.data, patience_s=_ORPHANS_END_WITHIN_S)
         if _holds_cluster(files.data):
