@@ -77,15 +77,17 @@ class Worker:
             if not data:
                 return 0
             job = Job.from_message(json.loads(data))
-            with structlog.contextvars.bound_contextvars(request_id=job.request_id):
-                with socket.socket(fileno=descriptors[0]) as connection:
-                    try:
-                        outcome = self._serve(connection, job)
-                    except MemoryError:
-                        # Before the client's connection: its next question must not be faster than this news.
-                        self._control.close()
-                        log.error("[WORKER] Out of memory")
-                        return EXIT_OUT_OF_MEMORY
+            with (
+                structlog.contextvars.bound_contextvars(request_id=job.request_id),
+                socket.socket(fileno=descriptors[0]) as connection,
+            ):
+                try:
+                    outcome = self._serve(connection, job)
+                except MemoryError:
+                    # Before the client's connection: its next question must not be faster than this news.
+                    self._control.close()
+                    log.error("[WORKER] Out of memory")
+                    return EXIT_OUT_OF_MEMORY
             _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
 
     def _serve(self, connection: socket.socket, job: Job) -> str:
