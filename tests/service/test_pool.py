@@ -1,6 +1,9 @@
 """The pool under more load than it takes, and with a worker that hangs: over real processes and the real socket."""
 
 import hashlib
+import json
+import os
+import re
 import signal
 import subprocess
 import threading
@@ -8,13 +11,15 @@ import time
 from collections import Counter
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
-from app.errors import EmbedderUnavailable, InvalidImage, UnknownModel, WorkerTimeout
+from app.errors import EmbedderUnavailable, InvalidImage, ModelUnavailable, UnknownModel, WorkerTimeout
 from tests import pictures
+from tests.packs import install_scrfd
 from tests.service.running import ROOT, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
@@ -127,3 +132,66 @@ def test_embeddings_cross_the_socket_as_they_are(service, embed):
         if face.embedding is not None:
             assert face.embedding.shape == (128,)
             assert float(face.embedding @ face.embedding) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_several_models_are_loaded_side_by_side_and_each_is_asked_by_its_name(tmp_path):
+    storage = tmp_path / "storage"
+    pack = install_scrfd(storage / "models")
+    # The default model is not loaded a second time where it is named.
+    env = {"EMBEDDER_EXTRA_MODELS": f"{pack.manifest.name}=2,dlib=3"}
+    with running_service(storage, "--workers", "1", env=env) as service:
+        client = service.embedder()
+        eventually(lambda: all(worker.is_loaded for worker in client.status().workers))
+        assert re.search(rf"worker pool: 1 x dlib, 2 x {pack.manifest.name}", service.said())
+        workers = {worker.pid: worker.model for worker in client.status().workers}
+        assert sorted(workers.values()) == ["dlib", pack.manifest.name, pack.manifest.name]
+        assert set(workers) == {process.pid for process in service.pool()[1]}
+        log = (storage / "logs/embedder.log").read_text()
+        for pid, model in workers.items():
+            assert re.findall(rf"\[WORKER\] Model (\S+) loaded in .*\bpid={pid}\b", log) == [model]
+        photo = pictures.group_photo().read_bytes()
+        default = client.analyze(photo, deadline=Deadline.after(30))
+        other = client.analyze(photo, deadline=Deadline.after(30), model=pack.manifest.name)
+        assert (default.model, other.model) == ("dlib", pack.manifest.name)
+        assert (len(default.faces), len(other.faces)) == (6, 6)
+        assert other.contract == pack.manifest.contract.id != default.contract
+        with pytest.raises(UnknownModel, match=f"loaded: dlib, {pack.manifest.name}"):
+            client.analyze(photo, deadline=Deadline.after(30), model="buffalo_l")
+
+        rows = {row["name"]: row for row in json.loads(service.flask("models", "list", "--json").stdout)}
+        assert (rows["dlib"]["loaded"], rows[pack.manifest.name]["loaded"], rows["buffalo_l"]["loaded"]) == (1, 2, 0)
+        assert "in 2 workers" in service.flask("models", "list").stdout
+        examined = service.flask("doctor").stdout
+        for name in ("dlib-1", f"{pack.manifest.name}-1", f"{pack.manifest.name}-2"):
+            assert f"worker {name}: idle" in examined
+
+
+def test_a_further_model_that_goes_missing_costs_only_itself_and_doctor_names_it(tmp_path):
+    storage = tmp_path / "storage"
+    name = install_scrfd(storage / "models").manifest.name
+    with running_service(storage, "--workers", "1", env={"EMBEDDER_EXTRA_MODELS": name}) as service:
+        client = service.embedder()
+        eventually(lambda: all(worker.is_loaded for worker in client.status().workers))
+        away = (storage / "models" / name).rename(tmp_path / "away")
+        (other,) = [worker for worker in client.status().workers if worker.model == name]
+        psutil.Process(other.pid).kill()
+        eventually(lambda: [worker.state for worker in client.status().workers] == ["idle", "failed"])
+        assert httpx.get(service.url + "/readyz").status_code == 200
+        photo = pictures.portrait().read_bytes()
+        with pytest.raises(ModelUnavailable, match="installed: dlib"):
+            client.analyze(photo, deadline=Deadline.after(30), model=name)
+        assert client.analyze(photo, deadline=Deadline.after(30)).model == "dlib"
+        examined = service.flask("doctor", check=False)
+        assert examined.returncode == 1
+        assert re.search(rf"WRONG +pool +worker {name}-1: failed: No model pack named", examined.stdout)
+        away.rename(storage / "models" / name)
+        eventually(lambda: all(worker.is_loaded for worker in client.status().workers))
+
+
+def test_a_further_model_that_is_not_installed_is_refused_at_the_start(tmp_path):
+    env = {**os.environ, "EMBEDDER_EXTRA_MODELS": "nobody=2"}
+    argv = [ROOT / "scripts/serve", "--storage", tmp_path / "s", "--port", str(free_port())]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    said = "cannot start: EMBEDDER_EXTRA_MODELS: No model pack named 'nobody' is installed; installed: dlib."
+    assert said in done.stderr
