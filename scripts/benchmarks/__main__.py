@@ -3,6 +3,7 @@
 import click
 
 from scripts.benchmarks.embedder import embedder
+from scripts.benchmarks.memory import memory
 from scripts.benchmarks.migrate import migrate_pkl
 from scripts.benchmarks.rollback import rollback
 
@@ -13,6 +14,7 @@ def bench() -> None:
 
 
 bench.add_command(embedder)
+bench.add_command(memory)
 bench.add_command(migrate_pkl)
 bench.add_command(rollback)
 bench(prog_name="scripts/bench")
