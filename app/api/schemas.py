@@ -343,17 +343,62 @@ class Live(BaseModel):
 class Check(BaseModel):
     """One part of the service."""
 
-    model_config = ConfigDict(extra="allow")
-
     ok: bool
     problem: str | None = None
+
+
+class DatabaseCheck(Check):
+    """The database."""
+
+    disabled: bool | None = Field(None, description="VECTOR_DB_ENABLED=false")
+
+
+class WorkerCheck(BaseModel):
+    """One worker of the pool."""
+
+    name: str
+    model: str
+    state: Literal["loading", "idle", "busy", "failed"]
+
+
+class PoolCheck(Check):
+    """The worker pool: ok where a worker has the default model loaded."""
+
+    model: str | None = None
+    contract: str | None = None
+    workers: list[WorkerCheck] | None = None
+    queue_length: int | None = Field(None, description="jobs that wait for a worker")
+
+
+class ModelCheck(Check):
+    """The chosen model pack."""
+
+    name: str | None = None
+    contract: str | None = None
+
+
+class DatasetsCheck(Check):
+    """The datasets that take the database's place; missing where there are none."""
+
+    domains: int | None = None
+    usable: int | None = None
+    with_problems: int | None = None
+
+
+class Checks(BaseModel):
+    """The parts of the service."""
+
+    database: DatabaseCheck
+    pool: PoolCheck
+    model: ModelCheck
+    datasets: DatasetsCheck | None = None
 
 
 class Ready(BaseModel):
     """Whether requests can be answered, and if not, why."""
 
     status: Literal["ready", "degraded", "unavailable"]
-    checks: dict[str, Check]
+    checks: Checks
     reasons: list[str]
     request_id: str
 

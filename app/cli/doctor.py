@@ -14,11 +14,13 @@ from sqlalchemy.exc import ProgrammingError
 from app.api.wiring import Services, services
 from app.db.migrate import current_revision, head_revision
 from app.db.session import driver_reason
+from app.embedder.status import PoolStatus, WorkerStatus
 from app.enrolment.domains import DomainStatus
-from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
+from app.errors import DatabaseDisabled, FacedexError
 
 _DISK_LOW_BYTES: Final = 2 * 1024**3
 _SERVE: Final = "start scripts/serve with this STORAGE_DIR"
+_LOG: Final = "see logs/embedder.log in the storage folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +160,33 @@ def _model(found: Services) -> list[Finding]:
 
 
 def _pool(found: Services) -> list[Finding]:
-    try:
-        status = found.embedder.status()
-    except (PoolBusy, WorkerTimeout):
-        return [Finding("pool", "working, too busy to answer")]
+    status = found.embedder.status()
+    findings = [_default_model(found, status), *map(_worker, status.workers)]
+    loaded = {worker.model for worker in status.workers}
+    if found.settings.embedder_url is None and (missing := sorted(set(found.settings.embedder_extra_models) - loaded)):
+        says = f"EMBEDDER_EXTRA_MODELS names {', '.join(missing)}, which the pool does not load"
+        findings.append(Finding("pool", says, "restart the service"))
+    if status.quarantined:  # somebody's pictures, and no fault of the service's
+        says = f"{status.quarantined} pictures in quarantine, of which workers died: flask --app wsgi quarantine list"
+        findings.append(Finding("pool", says))
+    return findings
+
+
+def _default_model(found: Services, status: PoolStatus) -> Finding:
     if status.model is None:
-        return [Finding("pool", status.problem or "no model is loaded", "see logs/embedder.log in the storage folder")]
+        return Finding("pool", status.problem or "no model is loaded", _LOG)
     wanted = found.packs.active_name(found.settings.face_model)
-    cure = "" if status.model == wanted else f"restart the service: {wanted} is chosen"
-    return [Finding("pool", f"{status.model} loaded", cure)]
+    says = f"{status.model} loaded, {status.queue_length} jobs wait"
+    return Finding("pool", says, "" if status.model == wanted else f"restart the service: {wanted} is chosen")
+
+
+def _worker(worker: WorkerStatus) -> Finding:
+    says = f"worker {worker.name}: {worker.state}"
+    if worker.problem is not None:
+        return Finding("pool", f"{says}: {worker.problem}", _LOG)
+    if worker.is_loaded:
+        says += f", {worker.jobs} jobs, {worker.rss_bytes >> 20} MiB"
+    return Finding("pool", says)
 
 
 def _disk(found: Services) -> list[Finding]:

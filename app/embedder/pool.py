@@ -452,10 +452,12 @@ class Pool:
 
 
 def pool_models(settings: Settings) -> dict[str, int]:
-    """How many workers of each model there are to be; the default model first.
+    """How many workers of each model there are to be; the default model first, and once.
+
+    A pack that is not installed is no reason to do without the others: its workers say so, and try again.
 
     Raises:
-        UnknownModel: the chosen pack is not installed.
+        InvalidPack: the file that names the default model cannot be read.
     """
     default = PackStore(settings.models_dir).active_name(settings.face_model)
     return {default: settings.embedder_workers} | {
