@@ -211,7 +211,11 @@ class EmbedderClient:
             connection = socket.socket(socket.AF_UNIX)
             # With a timeout the socket does not block: a pool that accepts nothing is noticed at once (EAGAIN).
             connection.settimeout(timeout_s)
-            connection.connect(self.address.removeprefix("unix:"))
+            try:
+                connection.connect(self.address.removeprefix("unix:"))
+            except OSError:
+                connection.close()
+                raise
             return connection
         parts = urlsplit(self.address)
         connection = socket.create_connection((parts.hostname, parts.port), timeout_s)
