@@ -336,6 +336,7 @@ class Pool:
                     evicted.connection, PoolBusy("The queue is full, and others wait for less; try again.")
                 )
         self._watch(connection, partial(self._leave, crew, waiting))
+        self._dispatch(crew)  # at once: the next one that comes must not find a full queue and idle workers
 
     def _require_harmless(self, sha256: str) -> None:
         if self._quarantine.holds(sha256):
