@@ -30,13 +30,14 @@ from app.config import Settings, SettingsError, load_settings
 from app.embedder.crew import Crew, RecycleLimits
 from app.embedder.fair_queue import QueueFull
 from app.embedder.framing import LENGTH_BYTES, FramingError, Message, decode, object_length
-from app.embedder.job import Job
+from app.embedder.job import Job, is_digest
 from app.embedder.pool_metrics import PoolMetrics
 from app.embedder.quarantine import STRIKES, Quarantine
 from app.embedder.waiting import Waiting, answer
 from app.embedder.worker import LoadEngine, error_message, run_worker
 from app.embedder.workers import STATES, Slot, WorkerProcess
 from app.errors import (
+    EmbedderError,
     FacedexError,
     ImageQuarantined,
     InvalidRequest,
@@ -200,7 +201,7 @@ class Pool:
     def _turn(self) -> None:
         events = self._selector.select(_TICK_S)
         for key, _ in sorted(events, key=lambda event: event[0].data[0]):
-            if key.fileobj in self._selector.get_map():  # unless what came before has settled it
+            if self._selector.get_map().get(key.fd) is key:  # unless what came before has settled it
                 key.data[1]()
         for crew in self._crews.values():
             self._dispatch(crew)
@@ -256,13 +257,23 @@ class Pool:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:  # it has gone again, or there are no descriptors left for now
-                log.exception("[WORKER] A connection could not be accepted")
+            except OSError as error:  # there are no descriptors left
+                self._make_room(error)
                 return
             connection.setblocking(False)
             self._reading[connection] = Reading(connection)
             self._watch(connection, partial(self._read, connection))
             self._read(connection)
+
+    def _make_room(self, error: OSError) -> None:
+        """Give up whoever has said nothing for longest."""
+        silent = next(iter(self._reading), None)
+        if silent is None:
+            log.error("[WORKER] A connection could not be accepted", reason=error.strerror)
+            time.sleep(_TICK_S / 10)  # what the others wait for frees descriptors; asking without a pause does not
+            return
+        self._forget(silent)
+        silent.close()
 
     def _read(self, connection: socket.socket) -> None:
         try:
@@ -298,11 +309,17 @@ class Pool:
                         json.dumps([asdict(held) for held in self._quarantine.held()[-_LISTED_MAX:]]).encode(),
                     )
                 case "clear_quarantine":
-                    answer(connection, {"cleared": self._quarantine.clear(message.get("sha256"))})
+                    sha256 = message.get("sha256")
+                    if sha256 is not None and not is_digest(sha256):
+                        raise InvalidRequest("A picture in quarantine is named by its SHA-256.")
+                    answer(connection, {"cleared": self._quarantine.clear(sha256)})
                 case _:
                     raise InvalidRequest("Unknown operation of the worker pool.")
         except FacedexError as error:
             self._answer_error(connection, error)
+        except Exception:  # whatever it is about this question: the others' must go on
+            log.exception("[WORKER] A question could not be answered")
+            self._answer_error(connection, EmbedderError("The worker pool could not answer; its log says why."))
 
     def _answer_error(self, connection: socket.socket, error: FacedexError) -> None:
         self._metrics.jobs.labels(error.code).inc()

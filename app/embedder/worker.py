@@ -94,7 +94,7 @@ class Worker:
         connection.settimeout(max(job.deadline.remaining_s(), 0.001))
         try:
             connection.sendall(encode({"go": True}))
-            image = receive_exactly(connection, job.length)
+            image = receive_exactly(connection, job.length, job.deadline)
             outcome, answer = self._answer(image, job)
             connection.settimeout(max(job.deadline.remaining_s(), 0.001))
             connection.sendall(answer)
