@@ -60,8 +60,6 @@ _PROVEN_MAX: Final = 4096
 _MIB: Final = 1024 * 1024
 # An answer has to fit into a socket's buffer: the pool waits for nobody.
 _LISTED_MAX: Final = 1000
-# What somebody has asked a worker to end by: the picture in hand has nothing to do with it.
-_NO_FAULT: Final = frozenset({"sigterm", "sigint", "sighup"})
 # Outcomes of a job whose picture the worker may never have looked at.
 _UNTRIED: Final = frozenset({"abandoned", WorkerTimeout.code})
 # Of several things that have happened, what workers say comes first: a client that asks again must not be faster than the news
@@ -231,12 +229,12 @@ class Pool:
 
     def _stop_listening(self) -> None:
         assert self._listener is not None
+        if self._settings.embedder_address.startswith("unix:"):  # first: from now on nobody is connected any more
+            Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
         self._accept()  # whoever is connected already is served
         self._selector.unregister(self._listener)
         self._listener.close()
         self._listener = None
-        if self._settings.embedder_address.startswith("unix:"):
-            Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
 
     def _end_workers(self) -> None:
         for crew in self._crews.values():
@@ -413,9 +411,8 @@ class Pool:
     def _lost(self, job: Job, cause: str) -> None:
         self._landed(job.sha256)
         self._metrics.jobs.labels("worker_timeout" if cause == "hang" else "worker_crashed").inc()
-        if cause not in _NO_FAULT:
-            self._proven.pop(job.sha256, None)
-            self._quarantine.strike(job.sha256, cause)
+        self._proven.pop(job.sha256, None)
+        self._quarantine.strike(job.sha256, cause)
 
     def _landed(self, sha256: str) -> None:
         self._in_flight[sha256] -= 1
@@ -509,8 +506,10 @@ def _unix_listener(path: Path) -> socket.socket:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             path.unlink(missing_ok=True)
+        except BlockingIOError:  # it listens, and has no room for one more at the moment
+            raise OSError(f"another pool listens on {path.name} in this folder") from None
         else:
             raise OSError(f"another pool listens on {path.name} in this folder")
     listener = socket.socket(socket.AF_UNIX)

@@ -140,8 +140,9 @@ def _load(packs: PackStore, model: str, load: LoadEngine) -> FaceEngine:
 def _settle(settings: Settings) -> None:
     """What a process has to arrange for itself: it ends with the pool, within its memory, and says where it crashed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    # The pool decides when it ends: Ctrl-C, and many a service manager, tell all processes at once, jobs in hand or not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     # A core dump would put people's faces on disk, and takes seconds.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
