@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import Any, Final
 
+from app.deadline import Deadline
+
 LENGTH_BYTES: Final = 4
 MAX_OBJECT_BYTES: Final = 16 * 1024
 _LENGTH: Final = struct.Struct(">I")
@@ -46,8 +48,11 @@ def receive(connection: socket.socket) -> tuple[Message, bytes]:
     return message, receive_exactly(connection, length)
 
 
-def receive_exactly(connection: socket.socket, count: int) -> bytes:
+def receive_exactly(connection: socket.socket, count: int, deadline: Deadline | None = None) -> bytes:
     """That many bytes.
+
+    Args:
+        deadline: until when all of them have to be there; without one, the socket's timeout holds for each part that comes.
 
     Raises:
         TimeoutError, ConnectionEnded: as `receive`.
@@ -55,6 +60,8 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
     data = bytearray(count)
     view, have = memoryview(data), 0
     while have < count:
+        if deadline is not None:
+            connection.settimeout(max(deadline.remaining_s(), 0.001))
         try:
             got = connection.recv_into(view[have:])
         except (ConnectionResetError, BrokenPipeError):
