@@ -167,7 +167,7 @@ def _pool(found: Services) -> list[Finding]:
         says = f"EMBEDDER_EXTRA_MODELS names {', '.join(missing)}, which the pool does not load"
         findings.append(Finding("pool", says, "restart the service"))
     if status.quarantined:  # somebody's pictures, and no fault of the service's
-        says = f"{status.quarantined} pictures in quarantine, of which workers died: flask --app wsgi quarantine list"
+        says = f"pictures in quarantine, of which workers died: {status.quarantined} (flask --app wsgi quarantine list)"
         findings.append(Finding("pool", says))
     return findings
 

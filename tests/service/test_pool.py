@@ -78,6 +78,8 @@ def test_a_picture_that_needs_more_memory_than_a_worker_may_have_costs_only_itse
         (held,) = service.embedder().quarantined()
         assert (held.sha256, held.cause) == (hashlib.sha256(large).hexdigest(), "memory")
         assert 'facedex_pool_worker_restarts_total{cause="memory"} 2.0' in http.get("/metrics").text
+        eventually(lambda: all(worker.is_loaded for worker in service.embedder().status().workers))
+        assert "pictures in quarantine, of which workers died: 1" in service.flask("doctor").stdout
 
 
 def test_the_client_names_what_went_wrong(service, tmp_path):
