@@ -48,19 +48,20 @@ class EngineProcesses:
         for process in self._processes:
             process.join()
 
-    def rate(self, seconds: float) -> float:
-        """Pictures a second of all of them together."""
+    def run(self, seconds: float) -> tuple[float, float]:
+        """Work for that long; pictures a second of all of them together, and processor seconds a picture."""
         for end in self._ends:
             end.send(seconds)
-        return sum(end.recv() for end in self._ends)
+        rates, costs = zip(*(end.recv() for end in self._ends), strict=True)
+        return sum(rates), sum(costs) / len(costs)
 
 
 def _serve(end: Connection, models_dir: Path, pictures: Sequence[bytes], offset: int) -> None:
     engine = open_engine(models_dir)
     end.send("loaded")
     while (seconds := end.recv()) is not None:
-        done, started_s = 0, time.perf_counter()
+        done, started_s, cpu_s = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - started_s < seconds:
             engine.analyze(pictures[(offset + done) % len(pictures)], max_pixels=MAX_PIXELS)
             done += 1
-        end.send(done / (time.perf_counter() - started_s))
+        end.send((done / (time.perf_counter() - started_s), (time.process_time() - cpu_s) / done))

@@ -83,14 +83,14 @@ def _latency_facts(timings: list[Timing]) -> dict[str, object]:
 def _throughput_facts(service: Service, pictures: Sequence[bytes], rounds: int, seconds: float) -> dict[str, object]:
     """As many engines as the pool has workers, each in a process, and the service: taking turns."""
     workers, uploads = cores(), _uploads(service, pictures)
-    own: list[float] = []
+    own: list[tuple[float, float]] = []
     served: list[float] = []
     used: dict[str, float] = {"clients": 0.0}
     answered = 0
     with EngineProcesses(workers, service.storage / "models", pictures) as engines:
-        engines.rate(1.0)
+        engines.run(1.0)
         for _ in range(rounds):
-            own.append(engines.rate(seconds))
+            own.append(engines.run(seconds))
             found = members(service.pid)
             before = cpu_by_role(found)
             load = closed_loop(service.port, uploads, workers * _CLIENTS_PER_WORKER, seconds=seconds)
@@ -101,12 +101,14 @@ def _throughput_facts(service: Service, pictures: Sequence[bytes], rounds: int, 
             used["clients"] += load.cpu_s
             answered += len(load.answers)
             served.append(load.rate)
-    ratio = float(np.median(served) / np.median(own))
+    own_rate, own_cpu_ms = float(np.median([rate for rate, _ in own])), float(np.median([s for _, s in own])) * 1e3
+    ratio = float(np.median(served)) / own_rate
+    cpu_ms = {role: cpu_s / answered * 1e3 for role, cpu_s in used.items()}
     return {
-        f"all {workers} cores busy, engines alone": f"{np.median(own):.1f} pictures a second",
+        f"all {workers} cores busy, engines alone": f"{own_rate:.1f} pictures a second",
         "through HTTP and pool": f"{np.median(served):.1f} pictures a second, {ratio:.3f} of it",
-        f"at least {_THROUGHPUT_AIM}": "yes" if ratio >= _THROUGHPUT_AIM else "NO",
-        "processor time a request": ", ".join(
-            f"{role} {cpu_s / answered * 1e3:.2f} ms" for role, cpu_s in used.items() if cpu_s / answered > 5e-6
-        ),
+        f"at least {_THROUGHPUT_AIM}": "yes" if ratio >= _THROUGHPUT_AIM else f"NO, {ratio:.3f}",
+        "processor time a picture, engine alone": f"{own_cpu_ms:.2f} ms",
+        "through HTTP and pool, all processes": f"{sum(cpu_ms.values()):.2f} ms: "
+        + ", ".join(f"{role} {ms:.2f}" for role, ms in cpu_ms.items() if ms >= 0.005),
     }
