@@ -6,6 +6,8 @@ import shutil
 import socket
 import struct
 
+from gunicorn.http import parser
+
 from app.config import SettingsError, load_settings, reload_settings
 
 try:
@@ -34,6 +36,11 @@ forwarded_allow_ips = "127.0.0.1,::1"
 forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO are nobody's to send
 # A client that stops sending in the middle of a request is given up, so that it does not hold a thread for good.
 _SILENT_FOR_S = 15
+
+# A request may be answered before it is read: a wrong key, a body that is too long. So much of the rest is read all the
+# same, within Gunicorn's own limit of time, and the client can use the connection again; after more it is closed, which the
+# answer cannot say. Gunicorn has no setting for it, and its 64 KiB are less than a photo.
+parser._DRAIN_MAX_BYTES = 4 * 1024 * 1024
 
 # Before anything imports prometheus_client: it reads this once. Counters start anew with the service.
 _metrics_dir = _settings.run_dir / "metrics"

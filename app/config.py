@@ -31,6 +31,8 @@ SUPERVISED: Final = "FACEDEX_SUPERVISED"
 _SOCKET_DIR_MAX_BYTES = 80
 _RUNNING_FILE: Final = "settings.json"
 
+_Workers = Annotated[int, Field(ge=1, le=256)]
+
 
 def cores() -> int:
     """How many cores this process may use."""
@@ -72,12 +74,12 @@ class Settings(BaseSettings):
     enrol_min_face_px: int = Field(50, ge=1)
 
     embedder_url: str | None = None
-    embedder_workers: int = Field(default_factory=cores, ge=1, le=256)
-    embedder_extra_models: Annotated[dict[str, int], NoDecode] = Field(default_factory=dict)
+    embedder_workers: _Workers = Field(default_factory=cores)
+    embedder_extra_models: Annotated[dict[str, _Workers], NoDecode] = Field(default_factory=dict)
     embedder_queue: int = Field(64, ge=1, le=4096)
     embedder_max_requests: int = Field(10_000, ge=0)
     embedder_recycle_mb: int = Field(1024, ge=0)
-    embedder_memory_mb: int = Field(3072, ge=256)
+    embedder_memory_mb: int = Field(3072, ge=512)
     quarantine_s: float = Field(86_400.0, gt=0)
 
     web_workers: int = Field(2, ge=1, le=64)
@@ -123,12 +125,12 @@ class Settings(BaseSettings):
             return value
         models: dict[str, int] = {}
         for entry in filter(None, map(str.strip, value.split(","))):
-            name, _, workers = entry.partition("=")
-            if not workers:
-                workers = "1"
-            if not workers.isdecimal() or not 1 <= int(workers) <= 256:
+            name, equals, workers = (part.strip() for part in entry.partition("="))
+            if not name or not (workers.isdecimal() or not equals):
                 raise ValueError("must be names of model packs, each with a number of workers, e.g. buffalo_l=2,dlib")
-            models[name] = int(workers)
+            if name in models:
+                raise ValueError("names a model pack twice")
+            models[name] = int(workers or 1)
         return models
 
     @field_validator("pkl_datasets", mode="before")

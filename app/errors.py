@@ -4,12 +4,15 @@ FacedexError
 ├── InvalidRequest              the request cannot be understood
 │   ├── InvalidName             a domain or person name that cannot be kept
 │   ├── EmptyUpload             no picture where one is needed
-│   └── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
+│   ├── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
+│   ├── InvalidVector           vectors that cannot be compared
+│   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
 │   ├── UnsupportedImage        a picture, but of a format that is not accepted
 │   ├── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
-│   └── ImageQuarantined        workers have died of it
+│   ├── ImageQuarantined        workers have died of it
+│   └── FileNotFound            no file at that path, or one that cannot be read
 ├── RecognitionError
 │   ├── NoFaceFound             the detector found no face
 │   ├── SeveralFaces            several faces, none clearly the main one
@@ -28,9 +31,10 @@ FacedexError
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
 │   └── NothingToResume         no migration of the dataset has been left unfinished
 ├── AccessError
-│   └── Unauthenticated         no key, or a wrong one
+│   ├── Unauthenticated         no key, or a wrong one
+│   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
-│   ├── UnknownModel            no pack of that name is installed
+│   ├── UnknownModel            no pack of that name is installed, or loaded
 │   ├── InvalidPack             a pack whose manifest or files are wrong
 │   ├── LicenseNotAccepted      a pack whose licence must be accepted first
 │   └── DownloadFailed          a pack that could not be fetched
@@ -92,6 +96,18 @@ class UploadTooLarge(InvalidRequest):
     code = "upload_too_large"
 
 
+class InvalidVector(InvalidRequest):
+    """Two vectors cannot be compared: not of one length, zero, or not finite."""
+
+    code = "invalid_vector"
+
+
+class ClientGone(InvalidRequest):
+    """The client closed its connection before it was answered; nobody reads this."""
+
+    code = "client_gone"
+
+
 class ImageError(FacedexError):
     """The uploaded bytes cannot be used as a picture."""
 
@@ -120,6 +136,12 @@ class ImageQuarantined(ImageError):
     """Workers have died of this very picture: no other is risked."""
 
     code = "image_quarantined"
+
+
+class FileNotFound(ImageError):
+    """There is no ordinary file at that path, or it cannot be read."""
+
+    code = "file_not_found"
 
 
 class RecognitionError(FacedexError):
@@ -236,6 +258,12 @@ class Unauthenticated(AccessError):
     code = "unauthenticated"
 
 
+class VectorsNotAllowed(AccessError):
+    """The caller's key does not let it see embeddings."""
+
+    code = "vectors_not_allowed"
+
+
 class ModelError(FacedexError):
     """A model pack cannot be used."""
 
@@ -243,7 +271,7 @@ class ModelError(FacedexError):
 
 
 class UnknownModel(ModelError):
-    """No pack of that name is installed."""
+    """No pack of that name is installed, or the pool has it not loaded; the message names those that are."""
 
     code = "unknown_model"
 

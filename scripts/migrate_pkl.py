@@ -10,6 +10,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.api.wiring import build_services
+from app.cli.common import one_line
 from app.cli.migrate import migrate_options, run_migration
 from app.config import SettingsError, load_settings
 from app.errors import FacedexError
@@ -24,7 +25,9 @@ def main(**options: Any) -> None:
         settings = load_settings()
         configure_logging(settings, level="WARNING")
         run_migration(build_services(settings), **options)
-    except (FacedexError, SettingsError) as error:
+    except FacedexError as error:
+        raise one_line(error) from None
+    except SettingsError as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -1,6 +1,6 @@
 """Fixtures: a real embedded PostgreSQL for the test run, an empty database for a test, and galleries in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,14 +11,16 @@ from sqlalchemy import insert
 
 from app.config import Settings, parse_settings
 from app.db import migrate
-from app.db.domains import Gallery, create_domain, load_gallery
+from app.db.copying import TemplateBatch
+from app.db.domains import Gallery, create_domain, load_gallery, lock_domain
 from app.db.embedded import EmbeddedPostgres
 from app.db.models import Person
+from app.db.partitions import drop_index, rebuild_index
 from app.db.provision import connect_as_superuser
 from app.db.server_files import ROLE, ServerFiles
 from app.db.session import Database
-from app.db.templates import NewTemplate, bulk_load, insert_templates
-from app.vision.faces import Box, Float32Array
+from app.db.templates import NewTemplate, copy_templates, insert_templates
+from app.vision.faces import Box, Float32Array, UInt8Array
 
 Maker = Callable[..., Gallery]
 
@@ -103,7 +105,11 @@ def fill_gallery(
         if not bulk:
             insert_templates(session, domain.id, templates)
     if bulk:
-        bulk_load(database, domain.id, templates)
+        with database.bulk_transaction() as session:
+            lock_domain(session, domain.id)
+            drop_index(session, domain.id)
+            copy_templates(session, domain.id, columns_of(templates))
+        rebuild_index(database, domain.id, vectors.shape[1])
     with database.transaction() as session:
         return load_gallery(session, name)
 
@@ -116,6 +122,25 @@ def contract(dimension: int) -> str:
 def template(person_id: object, vector: Float32Array, image_sha256: bytes | None = None) -> NewTemplate:
     """A template of that person with made-up properties."""
     return NewTemplate(person_id, vector, image_sha256, Box(1, 2, 30, 40), 0.9, 100.0)  # type: ignore[arg-type]
+
+
+def columns_of(templates: Sequence[NewTemplate]) -> TemplateBatch:
+    """The templates as COPY takes them; all of them have a picture, or none has."""
+    pictures = [item.image_sha256 for item in templates if item.image_sha256 is not None]
+    assert len(pictures) in (0, len(templates))
+    return TemplateBatch(
+        ids=_bytes([item.id.bytes for item in templates]),
+        person_ids=_bytes([item.person_id.bytes for item in templates]),
+        embeddings=np.stack([item.embedding for item in templates]),
+        image_sha256=_bytes(pictures) if pictures else None,
+        boxes=np.array([(item.box.x, item.box.y, item.box.w, item.box.h) for item in templates], dtype=np.int32),
+        scores=np.array([item.score for item in templates], dtype=np.float32),
+        sharpness=np.array([item.sharpness for item in templates], dtype=np.float32),
+    )
+
+
+def _bytes(values: Sequence[bytes]) -> UInt8Array:
+    return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
 
 
 def random_units(count: int, dimension: int, seed: int = 0) -> Float32Array:

@@ -47,6 +47,30 @@ def test_datasets_that_are_none_are_named(monkeypatch, value):
         parse_settings()
 
 
+def test_further_models_are_names_with_a_number_of_workers(monkeypatch):
+    monkeypatch.setenv("EMBEDDER_EXTRA_MODELS", " buffalo_l = 2, dlib ,")
+    assert parse_settings().embedder_extra_models == {"buffalo_l": 2, "dlib": 1}
+    monkeypatch.setenv("EMBEDDER_EXTRA_MODELS", "")
+    assert parse_settings().embedder_extra_models == {}
+
+
+@pytest.mark.parametrize(
+    "value", ["=2", "dlib=", "dlib=0", "dlib=257", "dlib=two", "dlib=-1", "dlib=1.5", "dlib,dlib=2"]
+)
+def test_further_models_that_are_none_are_named(monkeypatch, value):
+    monkeypatch.setenv("EMBEDDER_EXTRA_MODELS", value)
+    with pytest.raises(SettingsError, match="EMBEDDER_EXTRA_MODELS"):
+        parse_settings()
+
+
+@pytest.mark.parametrize("url", ["tcp://pool.example:9000", "tcp://[::1]:9000", "unix:/run/facedex/pool.sock"])
+def test_a_pool_may_be_elsewhere(monkeypatch, tmp_path, url):
+    own = parse_settings(storage_dir=tmp_path)
+    assert own.embedder_address == f"unix:{tmp_path}/run/embedder.sock"
+    monkeypatch.setenv("EMBEDDER_URL", url)
+    assert parse_settings().embedder_address == url
+
+
 def test_a_reload_reads_the_file_again_and_keeps_the_old_settings_where_it_is_broken(tmp_path, monkeypatch):
     file = tmp_path / "settings"
     file.write_text("VECTOR_DB_ENABLED=true\n")
@@ -76,8 +100,15 @@ def test_a_reload_reads_the_file_again_and_keeps_the_old_settings_where_it_is_br
         (b"STORAGE_DIR=~nosuchuser/x\n", "STORAGE_DIR"),
         (b"PORT=0\n", "PORT"),
         (b"VECTOR_DB_URL=postgresql://u:hunter2@h:abc/db\n", "VECTOR_DB_URL"),
-        (b"EMBEDDER_URL=http://x:abc\n", "EMBEDDER_URL"),
-        (b"EMBEDDER_URL=http://\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=tcp://x:abc\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=tcp://x\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=tcp://:9000\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=tcp://x:9000/pool\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=http://x:9000\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_URL=unix:run/embedder.sock\n", "EMBEDDER_URL"),
+        (b"EMBEDDER_MEMORY_MB=100\n", "EMBEDDER_MEMORY_MB"),
+        (b"EMBEDDER_RECYCLE_MB=-1\n", "EMBEDDER_RECYCLE_MB"),
+        (b"QUARANTINE_S=0\n", "QUARANTINE_S"),
     ],
 )
 def test_what_is_wrong_in_the_file_of_settings_is_named(tmp_path, monkeypatch, text, named):
@@ -102,7 +133,12 @@ def test_a_file_of_settings_that_is_missing_is_an_error_only_where_it_was_named(
 
 
 def test_commands_beside_a_running_service_have_its_settings(tmp_path, monkeypatch):
-    started = parse_settings(storage_dir=tmp_path, vector_db_url="postgresql://u:p@h/db", web_threads=3)
+    started = parse_settings(
+        storage_dir=tmp_path,
+        vector_db_url="postgresql://u:p@h/db",
+        web_threads=3,
+        embedder_extra_models="buffalo_l=2,dlib",
+    )
     started.run_dir.mkdir()
     publish_running(started)
     assert (started.run_dir / "settings.json").stat().st_mode & 0o777 == 0o600
@@ -112,6 +148,7 @@ def test_commands_beside_a_running_service_have_its_settings(tmp_path, monkeypat
         beside = parse_settings(storage_dir=tmp_path)
         assert beside.vector_db_url.get_secret_value() == "postgresql://u:p@h/db"
         assert beside.web_threads == 3
+        assert beside.embedder_extra_models == {"buffalo_l": 2, "dlib": 1}
         monkeypatch.setenv("WEB_THREADS", "5")
         assert parse_settings(storage_dir=tmp_path).web_threads == 5
 

@@ -3,9 +3,11 @@
 import os
 import secrets
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from flask import Flask, Response, current_app, make_response, request
+from flask import Flask, Response, current_app, g, make_response, request
 
 from app.api.problems import problem_response
 from app.errors import Unauthenticated
@@ -15,6 +17,22 @@ PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 # Read in a browser, which can send a key only as the password of HTTP Basic. Nowhere else: a browser sends remembered
 # Basic credentials along with requests that other sites make it send.
 BROWSER_PREFIXES = ("/docs", "/openapi.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, as `g.client`; not set for the public paths.
+
+    Attributes:
+        id: whose requests these are: the worker pool serves its clients in turn.
+        may_see_vectors: whether its answers may hold embeddings: a face can be drawn anew from one.
+    """
+
+    id: str
+    may_see_vectors: bool
+
+
+ADMIN: Final = Principal("admin", may_see_vectors=True)
 
 
 def create_admin_key(path: Path) -> bool:
@@ -37,17 +55,27 @@ def create_admin_key(path: Path) -> bool:
 
 
 def register_auth(app: Flask, admin_key_file: Path) -> None:
-    """Ask every request for the admin key, which is read from its file each time it has changed."""
-    keys = _AdminKey(admin_key_file)
+    """Ask every request for a key, and set `g.client` to whose it is.
+
+    The admin key is read from its file each time it has changed.
+    """
+    admin_key = _AdminKey(admin_key_file)
 
     @app.before_request
     def _require_key() -> Response | None:
         if request.path in PUBLIC_PATHS:
             return None
         given = _presented_key()
-        if given is not None and keys.accepts(given):
-            return None
-        return _refuse(given)
+        principal = _principal_of(given, admin_key) if given is not None else None
+        if principal is None:
+            return _refuse(given)
+        g.client = principal
+        return None
+
+
+def _principal_of(given: str, admin_key: "_AdminKey") -> Principal | None:
+    """Whose key it is, None where it is nobody's."""
+    return ADMIN if admin_key.accepts(given) else None
 
 
 def _refuse(given: str | None) -> Response:
@@ -55,8 +83,6 @@ def _refuse(given: str | None) -> Response:
     response = problem_response(Unauthenticated(detail))
     if request.path.startswith(BROWSER_PREFIXES):
         response.headers["WWW-Authenticate"] = 'Basic realm="Facedex: the password is the API key"'
-    # Closing spares the server from reading the rest of an upload that nobody may make.
-    response.headers["Connection"] = "close"
     return make_response(response)
 
 

@@ -1,6 +1,9 @@
 """Domain objects as the JSON that `schemas.py` describes."""
 
+import time
 from typing import Any
+
+from flask import g
 
 from app.db.migration_runs import RunStatus
 from app.enrolment.domains import DomainInfo, DomainStatus
@@ -91,3 +94,8 @@ def dump_outcome(outcome: FileOutcome) -> dict[str, Any]:
         "code": outcome.error.code if outcome.error else None,
         "detail": str(outcome.error),
     }
+
+
+def dump_request() -> dict[str, Any]:
+    """What every answer about pictures says of its request."""
+    return {"elapsed_time": round(time.monotonic() - g.started_s, 4), "request_id": g.request_id}

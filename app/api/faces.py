@@ -41,7 +41,11 @@ def enrol_faces(path: PersonPath) -> ViewReturn:
         max_request_bytes=settings.max_request_bytes,
     )
     result = services().faces.enrol(
-        path.domain, path.label, [(upload.name, upload.data) for upload in uploads], request_id=g.request_id
+        path.domain,
+        path.label,
+        [(upload.name, upload.data) for upload in uploads],
+        client=g.client.id,
+        request_id=g.request_id,
     )
     answer = _answer(result)
     if answer["enrolled"]:

@@ -10,7 +10,7 @@ from app.api.metrics import metrics_response
 from app.api.openapi import SECURITY, ViewReturn
 from app.api.schemas import Live, Ready
 from app.api.wiring import services
-from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
+from app.errors import DatabaseDisabled, FacedexError
 
 _RECENT: Final = "facedex.readiness"
 _RECENT_S: Final = 1.0
@@ -50,8 +50,8 @@ def ready() -> Response:
 
 @bp.get("/metrics", security=SECURITY, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 def metrics() -> Response:
-    """Prometheus metrics of all web processes."""
-    return metrics_response()
+    """Prometheus metrics of all web processes and, while it runs, of the worker pool."""
+    return metrics_response(services().embedder)
 
 
 def _recent_checks() -> dict[str, dict[str, Any]]:
@@ -102,16 +102,18 @@ def _check_datasets() -> dict[str, Any] | None:
 
 
 def _check_pool() -> dict[str, Any]:
+    """What each worker is doing. No process ids: nobody has to show a key for this."""
     try:
-        status = services().embedder.status(timeout_s=2.0)
-    except (PoolBusy, WorkerTimeout):
-        # It works, it only has no time for the question.
-        return {"ok": True, "busy": True}
+        status = services().embedder.status()
     except FacedexError as error:
         return _bad(str(error))
-    if status.model is None:
-        return _bad(status.problem or "no model is loaded")
-    return {"ok": True, "model": status.model, "contract": status.contract}
+    known = {
+        "workers": [{"name": worker.name, "model": worker.model, "state": worker.state} for worker in status.workers],
+        "queue_length": status.queue_length,
+    }
+    if status.problem is not None:
+        return _bad(status.problem) | known
+    return {"ok": True, "model": status.model, "contract": status.contract} | known
 
 
 def _check_model() -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""Prometheus metrics, summed over the web processes (prometheus_client's multi-process mode)."""
+"""Prometheus metrics: the web's, summed over its processes (prometheus_client's multi-process mode), and the pool's own."""
 
 import os
 
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.embedder.client import EmbedderClient
+from app.errors import EmbedderError
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -15,6 +18,8 @@ DECISIONS = Counter("facedex_face_decisions_total", "Faces by decision", ["mode"
 ANSWERS = Counter(
     "facedex_recognition_answers_total", "Recognition requests answered, by service and reason", ["mode", "reason"]
 )
+BATCH_PICTURES = Counter("facedex_batch_pictures_total", "Pictures of batches of embeddings, by outcome", ["outcome"])
+VERIFICATIONS = Counter("facedex_verifications_total", "Pairs of pictures compared, by outcome", ["outcome"])
 ENROLMENTS = Counter("facedex_enrolment_files_total", "Pictures offered for enrolment, by outcome", ["outcome"])
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -27,10 +32,19 @@ def observe_request(method: str, route: str, status: int, elapsed_s: float) -> N
     REQUEST_SECONDS.labels(method, route).observe(elapsed_s)
 
 
-def metrics_response() -> Response:
-    """All metrics in Prometheus' text format."""
+def metrics_response(embedder: EmbedderClient) -> Response:
+    """All metrics in Prometheus' text format; the pool's are missing where it is away, and `facedex_pool_up` says so."""
     registry: CollectorRegistry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry) + _pool_metrics(embedder), content_type=CONTENT_TYPE_LATEST)
+
+
+def _pool_metrics(embedder: EmbedderClient) -> bytes:
+    # Written by hand: a Gauge of prometheus_client would be kept in a file by each web process, and summed.
+    head = b"# HELP facedex_pool_up Whether the worker pool answers\n# TYPE facedex_pool_up gauge\nfacedex_pool_up "
+    try:
+        return head + b"1.0\n" + embedder.metrics()
+    except EmbedderError:
+        return head + b"0.0\n"

@@ -21,6 +21,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
     400: _PROBLEM | {"description": "The request cannot be understood"},
     401: _PROBLEM | {"description": "No API key, or an unknown one"},
+    403: _PROBLEM | {"description": "This key may not have that"},
     404: _PROBLEM | {"description": "What the path names does not exist"},
     409: _PROBLEM | {"description": "The request contradicts what is stored"},
     413: _PROBLEM | {"description": "Too many bytes or pixels"},
@@ -31,21 +32,34 @@ PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
     504: _PROBLEM | {"description": "The deadline passed"},
 }
 ERROR_MODEL: Final = Problem
+_BINARY: Final = {"type": "string", "format": "binary"}
+_BASE64: Final = {"type": "string", "description": "the picture's file in base64, or as a data: URL"}
 
 
 def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any]:
     """The three ways to send a picture, with the further `fields` of form and JSON."""
-    binary = {"type": "string", "format": "binary"}
-    file = {"type": "array", "items": binary} if many else binary
+    file = {"type": "array", "items": _BINARY} if many else _BINARY
     content: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {"type": "object", "required": ["file"], "properties": {"file": file} | fields}
         },
-        "image/*": {"schema": binary},
+        "image/*": {"schema": _BINARY},
     }
     if not many:
-        image = {"type": "string", "description": "the picture's file in base64, or as a data: URL"}
         content["application/json"] = {
-            "schema": {"type": "object", "required": ["image"], "properties": {"image": image} | fields}
+            "schema": {"type": "object", "required": ["image"], "properties": {"image": _BASE64} | fields}
         }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def pair_body(fields: dict[str, Any]) -> dict[str, Any]:
+    """The two ways to send two pictures, with the further `fields` of form and JSON."""
+
+    def schema(names: tuple[str, str], picture: dict[str, str]) -> dict[str, Any]:
+        return {"type": "object", "required": list(names), "properties": dict.fromkeys(names, picture) | fields}
+
+    content = {
+        "multipart/form-data": {"schema": schema(("file1", "file2"), _BINARY)},
+        "application/json": {"schema": schema(("image1", "image2"), _BASE64)},
+    }
     return {"requestBody": {"required": True, "content": content}}

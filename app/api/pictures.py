@@ -10,6 +10,8 @@ from werkzeug.datastructures import FileStorage
 
 from app.errors import EmptyUpload, InvalidRequest, UploadTooLarge
 
+# Base64 adds a third, multipart and JSON a little; the exact check is on the picture itself.
+_BODY_EXTRA_BYTES = 65_536
 # Names under which clients send files.
 _FILE_FIELDS = ("file", "files", "file[]", "files[]", "image")
 
@@ -30,6 +32,15 @@ class Probe:
     parameters: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures to compare, each named as the client's field or key is, and the parameters that came with them."""
+
+    first: Upload
+    second: Upload
+    parameters: dict[str, Any]
+
+
 def parse_probe(request: Request, query: dict[str, Any], *, max_bytes: int) -> Probe:
     """Read one picture and its parameters, the body's winning over the query's.
 
@@ -38,14 +49,30 @@ def parse_probe(request: Request, query: dict[str, Any], *, max_bytes: int) -> P
         UploadTooLarge: the picture is longer than `max_bytes`.
         InvalidRequest: several pictures, JSON that is none, or base64 that is none.
     """
-    # Base64 adds a third, multipart and JSON a little; the exact check is on the picture itself.
-    request.max_content_length = max_bytes * 4 // 3 + 65_536
+    request.max_content_length = max_bytes * 4 // 3 + _BODY_EXTRA_BYTES
     if request.mimetype == "application/json":
-        return _json_probe(request, query, max_bytes)
+        body = _json_object(request)
+        image = _from_base64(body.pop("image", None), "image", max_bytes)
+        return Probe(image, query | body)
     if request.mimetype == "multipart/form-data":
         uploads = parse_uploads(request, max_bytes=max_bytes, max_files=1)
         return Probe(uploads[0].data, query | request.form.to_dict())
     return Probe(_checked(request.get_data(cache=False), max_bytes), query)
+
+
+def parse_pair(request: Request, query: dict[str, Any], *, max_bytes: int) -> Pair:
+    """Read two pictures, the multipart fields `file1` and `file2` or the JSON keys `image1` and `image2`, and parameters.
+
+    Raises:
+        EmptyUpload, UploadTooLarge, InvalidRequest: as `parse_probe`; the message names the picture.
+    """
+    request.max_content_length = 2 * (max_bytes * 4 // 3) + _BODY_EXTRA_BYTES
+    if request.mimetype == "application/json":
+        body = _json_object(request)
+        first, second = (Upload(key, _from_base64(body.pop(key, None), key, max_bytes)) for key in ("image1", "image2"))
+        return Pair(first, second, query | body)
+    first, second = (_only_file(request, field, max_bytes) for field in ("file1", "file2"))
+    return Pair(first, second, query | request.form.to_dict())
 
 
 def parse_uploads(
@@ -81,25 +108,37 @@ def parse_uploads(
     return uploads
 
 
-def _json_probe(request: Request, query: dict[str, Any], max_bytes: int) -> Probe:
+def _json_object(request: Request) -> dict[str, Any]:
     body = request.get_json(silent=True, cache=False)
     if not isinstance(body, dict):
         raise InvalidRequest("The body is not a JSON object.")
-    text = body.pop("image", None)
+    return body
+
+
+def _from_base64(text: object, key: str, max_bytes: int) -> bytes:
     if not isinstance(text, str):
-        raise EmptyUpload("Send the picture as base64 text under the key 'image'.")
+        raise EmptyUpload(f"Send the picture as base64 text under the key '{key}'.")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         image = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("The value of 'image' is not base64.") from None
-    return Probe(_checked(image, max_bytes), query | body)
+        raise InvalidRequest(f"The value of '{key}' is not base64.") from None
+    return _checked(image, max_bytes, f"The picture under '{key}'")
 
 
-def _checked(data: bytes, max_bytes: int) -> bytes:
+def _only_file(request: Request, field: str, max_bytes: int) -> Upload:
+    files = request.files.getlist(field)
+    if not files:
+        raise EmptyUpload(f"Send two pictures, as the multipart fields 'file1' and 'file2'; '{field}' is missing.")
+    if len(files) > 1:
+        raise InvalidRequest(f"{len(files)} files were sent as '{field}'; one is accepted.")
+    return Upload(field, _checked(files[0].stream.read(max_bytes + 1), max_bytes, f"The picture '{field}'"))
+
+
+def _checked(data: bytes, max_bytes: int, what: str = "The picture") -> bytes:
     if not data:
-        raise EmptyUpload("The request carries no picture.")
+        raise EmptyUpload(f"{what} is missing or empty.")
     if len(data) > max_bytes:
-        raise UploadTooLarge(f"The picture is longer than {max_bytes} bytes.")
+        raise UploadTooLarge(f"{what} is longer than {max_bytes} bytes.")
     return data

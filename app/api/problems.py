@@ -1,16 +1,18 @@
 """Errors as RFC 9457 answers. One table; a test asserts that it covers every error class."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, abort, g, jsonify
 from gunicorn.http.errors import ParseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app import errors
 from app.db.session import driver_reason
+
+M = TypeVar("M", bound=BaseModel)
 
 log = structlog.stdlib.get_logger("facedex.api")
 
@@ -21,11 +23,14 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.InvalidName: (422, "Invalid name"),
     errors.EmptyUpload: (400, "No picture"),
     errors.UploadTooLarge: (413, "Upload too large"),
+    errors.InvalidVector: (400, "Vectors that cannot be compared"),
+    errors.ClientGone: (499, "Client hung up"),  # nginx's status for it, for the log
     errors.ImageError: (422, "Unusable picture"),
     errors.InvalidImage: (422, "Not a readable picture"),
     errors.UnsupportedImage: (415, "Unsupported picture format"),
     errors.ImageTooLarge: (413, "Too many pixels"),
     errors.ImageQuarantined: (422, "Picture in quarantine"),
+    errors.FileNotFound: (404, "No such file"),
     errors.RecognitionError: (422, "Unusable face"),
     errors.NoFaceFound: (422, "No face found"),
     errors.SeveralFaces: (422, "Several faces"),
@@ -45,6 +50,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.NothingToResume: (409, "Nothing to resume"),
     errors.AccessError: (403, "Access denied"),
     errors.Unauthenticated: (401, "API key needed"),
+    errors.VectorsNotAllowed: (403, "Embeddings are not for this key"),
     errors.ModelError: (500, "Model pack unusable"),
     errors.UnknownModel: (404, "No such model"),
     errors.InvalidPack: (500, "Model pack damaged"),
@@ -101,6 +107,14 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, _on_http_exception)
     app.register_error_handler(ParseException, _on_broken_body)
     app.register_error_handler(Exception, _on_unexpected)
+
+
+def validated(model: type[M], parameters: dict[str, Any]) -> M:
+    """The parameters as their schema; ends the request with `validation_problem` where they do not fit it."""
+    try:
+        return model.model_validate(parameters)
+    except ValidationError as error:
+        abort(validation_problem(error))
 
 
 def validation_problem(error: ValidationError) -> Response:
@@ -167,9 +181,7 @@ def _on_http_exception(error: HTTPException) -> Response:
 
 def _on_broken_body(_error: ParseException) -> Response:
     """Gunicorn reads the body while the view does: a chunk whose size is none, say."""
-    response = problem_response(errors.InvalidRequest("The body of the request is broken."))
-    response.headers["Connection"] = "close"
-    return response
+    return problem_response(errors.InvalidRequest("The body of the request is broken."))
 
 
 def _on_unexpected(error: Exception) -> Response:

@@ -5,12 +5,11 @@ from typing import Any
 
 from flask import g, request
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import ValidationError
 
 from app.api.metrics import ANSWERS, DECISIONS, STAGE_SECONDS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_probe
-from app.api.problems import validation_problem
+from app.api.problems import validated
 from app.api.schemas import RecognitionAnswer, RecognizeParameters, RecognizeQuery
 from app.api.wiring import services
 from app.names import clean_name
@@ -39,10 +38,7 @@ def recognize(query: RecognizeQuery) -> ViewReturn:
     """
     settings = services().settings
     probe = parse_probe(request, query.model_dump(exclude_none=True), max_bytes=settings.max_upload_bytes)
-    try:
-        parameters = RecognizeParameters.model_validate(probe.parameters)
-    except ValidationError as error:
-        return validation_problem(error)
+    parameters = validated(RecognizeParameters, probe.parameters)
     result = services().recognition.recognize(
         RecognitionRequest(
             image=probe.image,
@@ -51,6 +47,7 @@ def recognize(query: RecognizeQuery) -> ViewReturn:
             threshold=parameters.threshold,
             deadline=g.deadline,
             request_id=g.request_id,
+            client=g.client.id,
         )
     )
     _observe(result)

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=0)]
 
 
-class _In(BaseModel):
+class Input(BaseModel):
+    """What a client sends: nothing unknown, no NaN."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @classmethod
@@ -43,7 +45,7 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = Field(None, description="of invalid_parameters: one entry per field")
 
 
-class DomainPath(_In):
+class DomainPath(Input):
     """A domain in the path."""
 
     domain: str = Field(description="the domain's name, or its id where the name cannot stand in a path")
@@ -61,7 +63,7 @@ class FacePath(PersonPath):
     face_id: str = Field(description="the face's id")
 
 
-class PageQuery(_In):
+class PageQuery(Input):
     """Which page of a list."""
 
     limit: int = Field(50, ge=1, le=500, description="most items to return")
@@ -74,27 +76,27 @@ class PersonListQuery(PageQuery):
     q: str | None = Field(None, max_length=200, description="text that the label or the display name contains")
 
 
-class NewDomain(_In):
+class NewDomain(Input):
     """A domain to create."""
 
     name: str = Field(description="any text of up to 200 characters")
 
 
-class NewPerson(_In):
+class NewPerson(Input):
     """A person to create."""
 
     label: str = Field(description="unique in the domain; any text of up to 200 characters")
     display_name: str | None = Field(None, description="the name to show; the label where it is not given")
 
 
-class PersonChange(_In):
+class PersonChange(Input):
     """What to change of a person; a key that is left out stays."""
 
     label: str | None = None
     display_name: str | None = Field(None, description="null shows the label again")
 
 
-class RecognizeParameters(_In):
+class RecognizeParameters(Input):
     """Parameters of a recognition request, from the form, the query or the JSON body."""
 
     domain: str = Field(description="name or id of the domain to search")
@@ -104,7 +106,7 @@ class RecognizeParameters(_In):
     )
 
 
-class RecognizeQuery(_In):
+class RecognizeQuery(Input):
     """The same parameters in the query: the only place for them beside a raw body. Form and JSON go before it."""
 
     domain: str | None = Field(None, description="name or id of the domain to search; needed, here or in the body")
@@ -354,17 +356,62 @@ class Live(BaseModel):
 class Check(BaseModel):
     """One part of the service."""
 
-    model_config = ConfigDict(extra="allow")
-
     ok: bool
     problem: str | None = None
+
+
+class DatabaseCheck(Check):
+    """The database."""
+
+    disabled: bool | None = Field(None, description="VECTOR_DB_ENABLED=false")
+
+
+class WorkerCheck(BaseModel):
+    """One worker of the pool."""
+
+    name: str
+    model: str
+    state: Literal["loading", "idle", "busy", "failed"]
+
+
+class PoolCheck(Check):
+    """The worker pool: ok where a worker has the default model loaded."""
+
+    model: str | None = None
+    contract: str | None = None
+    workers: list[WorkerCheck] | None = None
+    queue_length: int | None = Field(None, description="jobs that wait for a worker")
+
+
+class ModelCheck(Check):
+    """The chosen model pack."""
+
+    name: str | None = None
+    contract: str | None = None
+
+
+class DatasetsCheck(Check):
+    """The datasets that take the database's place; missing where there are none."""
+
+    domains: int | None = None
+    usable: int | None = None
+    with_problems: int | None = None
+
+
+class Checks(BaseModel):
+    """The parts of the service."""
+
+    database: DatabaseCheck
+    pool: PoolCheck
+    model: ModelCheck
+    datasets: DatasetsCheck | None = None
 
 
 class Ready(BaseModel):
     """Whether requests can be answered, and if not, why."""
 
     status: Literal["ready", "degraded", "unavailable"]
-    checks: dict[str, Check]
+    checks: Checks
     reasons: list[str]
     request_id: str
 

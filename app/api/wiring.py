@@ -18,6 +18,7 @@ from app.recognition.breaker import CircuitBreaker
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
 
@@ -38,6 +39,7 @@ class Services:
     persons: PersonService
     faces: FaceService
     recognition: RecognitionController
+    verification: VerificationService
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -64,6 +66,7 @@ def build_services(settings: Settings) -> Services:
         persons=PersonService(database),
         faces=FaceService(settings, database, embedder, packs),
         recognition=_recognition(settings, database, datasets, embedder, packs),
+        verification=VerificationService(embedder, packs),
     )
 
 
@@ -84,7 +87,7 @@ def services() -> Services:
 
 def build_app(settings: Settings) -> OpenAPI:
     """The Flask application with its routes, commands and error answers."""
-    from app.api import domains, faces, health, persons, recognize
+    from app.api import detect, domains, embeddings, faces, health, persons, recognize, verify
     from app.api.auth import register_auth
     from app.api.context import register_context
     from app.api.json import StrictJSON
@@ -107,7 +110,7 @@ def build_app(settings: Settings) -> OpenAPI:
     register_context(app, settings)
     register_auth(app, settings.admin_key_file)
     register_error_handlers(app)
-    for module in (recognize, domains, persons, faces, health):
+    for module in (recognize, detect, embeddings, verify, domains, persons, faces, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     register_commands(app)

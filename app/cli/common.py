@@ -10,16 +10,23 @@ from sqlalchemy.exc import ProgrammingError
 
 from app.api.wiring import services
 from app.db.session import driver_reason
-from app.errors import DatabaseUnavailable, EmbedderUnavailable, FacedexError
+from app.errors import DatabaseDisabled, DatabaseUnavailable, EmbedderUnavailable, FacedexError
 from app.logs import configure_logging
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _HINTS: dict[type[FacedexError], str] = {
+    DatabaseDisabled: "Set VECTOR_DB_ENABLED=true and reload the service first.",
     DatabaseUnavailable: "Is scripts/serve running with this STORAGE_DIR? `flask --app wsgi doctor` tells more.",
     EmbedderUnavailable: "Is scripts/serve running with this STORAGE_DIR? `flask --app wsgi doctor` tells more.",
 }
+
+
+def one_line(error: FacedexError) -> click.ClickException:
+    """What went wrong, what the database said of it, and what to do."""
+    parts = (str(error), driver_reason(error), _HINTS.get(type(error)))
+    return click.ClickException(" ".join(part for part in parts if part))
 
 
 def command_body(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,8 +40,7 @@ def command_body(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except FacedexError as error:
-            parts = (str(error), driver_reason(error), _HINTS.get(type(error)))
-            raise click.ClickException(" ".join(part for part in parts if part)) from None
+            raise one_line(error) from None
         except ProgrammingError as error:
             raise click.ClickException(f"The database's schema is not this program's: {driver_reason(error)}") from None
 

@@ -1,5 +1,6 @@
 """`flask doctor`: what is wrong, and how to mend it."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from sqlalchemy.exc import ProgrammingError
 from app.api.wiring import Services, services
 from app.db.migrate import current_revision, head_revision
 from app.db.session import driver_reason
-from app.errors import DatabaseDisabled, FacedexError, PoolBusy, WorkerTimeout
+from app.embedder.status import PoolStatus, WorkerStatus
+from app.enrolment.domains import DomainStatus
+from app.errors import DatabaseDisabled, FacedexError
 
 _DISK_LOW_BYTES: Final = 2 * 1024**3
 _SERVE: Final = "start scripts/serve with this STORAGE_DIR"
+_LOG: Final = "see logs/embedder.log in the storage folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Finding:
 @click.command("doctor")
 @with_appcontext
 def doctor() -> None:
-    """Examine database, extension, indexes, datasets, model, pool and disk: what is wrong and how to mend it."""
+    """Examine database, extension, indexes, migrations, datasets, model, pool and disk: what is wrong, and how to mend it."""
     findings = [finding for examine in _EXAMINATIONS for finding in _run(examine)]
     for finding in findings:
         click.echo(f"{'WRONG' if finding.cure else 'ok':<6} {finding.part:<10} {finding.says}")
@@ -89,19 +93,51 @@ def _extension(found: Services) -> list[Finding]:
     return [Finding("extension", f"pgvector {row[0]}", cure)]
 
 
-def _indexes(found: Services) -> list[Finding]:
-    findings: list[Finding] = []
-    domains = 0
-    for info, state in found.domains.index_states():
-        domains += 1
-        cure = f"flask --app wsgi domains reindex {info.id}"
-        if not state.valid:
-            says = f"the index of domain {info.name!r} is {'invalid' if state.exists else 'missing'}"
-            findings.append(Finding("indexes", says, cure))
-        if state.rows != info.embeddings:
-            says = f"domain {info.name!r} counts {info.embeddings} templates and holds {state.rows}"
-            findings.append(Finding("indexes", says, cure))
-    return findings or [Finding("indexes", f"{domains} domains, every index valid")]
+def _domains(found: Services) -> list[Finding]:
+    reports = list(found.domains.reports())
+    indexes = [finding for report in reports for finding in _index(report)]
+    migrations = [finding for report in reports for finding in _migration(report)]
+    return [*(indexes or [Finding("indexes", f"{len(reports)} domains, every index valid")]), *migrations]
+
+
+def _index(report: DomainStatus) -> list[Finding]:
+    info, index, run = report.info, report.index, report.migration
+    if not report.complete or (run is not None and run.state == "running"):
+        return []  # a migration builds it at its end
+    cure = f"flask --app wsgi domains reindex {info.id}"
+    findings = []
+    if not index.valid:
+        says = f"the index of domain {info.name!r} is {'invalid' if index.exists else 'missing'}"
+        findings.append(Finding("indexes", says, cure))
+    if index.rows != info.embeddings:
+        says = f"domain {info.name!r} counts {info.embeddings} templates and holds {index.rows}"
+        findings.append(Finding("indexes", says, cure))
+    return findings
+
+
+def _migration(report: DomainStatus) -> list[Finding]:
+    """A migration that was broken off, or that runs; one that was finished is not worth a line."""
+    name, run = report.info.name, report.migration
+    if run is None:
+        if report.complete:
+            return []
+        cure = f"{_migrate_pkl(name, 'FOLDER')}, where its dataset lies; or delete the domain"
+        return [Finding("migrations", f"domain {name!r} is not complete, and nothing is known of its migration", cure)]
+    so_far = (
+        f"{run.rows_done} of {'?' if run.rows_total is None else run.rows_total} rows of {run.source!r} are settled"
+    )
+    if run.state == "running":
+        return [Finding("migrations", f"domain {name!r}: running, {so_far}")]
+    if run.state == "finished":
+        return []
+    what = f"failed ({run.error})" if run.state == "failed" else "was interrupted"
+    anew = ("--mode", "reembed", "--images", "PICTURES") if run.mode == "reembed" else ()
+    cure = f"{_migrate_pkl(name, f'FOLDER/{run.source}', *anew, '--resume')}, where that very file lies"
+    return [Finding("migrations", f"the migration into domain {name!r} {what}: {so_far}", cure)]
+
+
+def _migrate_pkl(domain: str, path: str, *options: str) -> str:
+    return shlex.join(["flask", "--app", "wsgi", "migrate-pkl", "--domain", domain, "--path", path, *options])
 
 
 def _datasets(found: Services) -> list[Finding]:
@@ -124,15 +160,33 @@ def _model(found: Services) -> list[Finding]:
 
 
 def _pool(found: Services) -> list[Finding]:
-    try:
-        status = found.embedder.status()
-    except (PoolBusy, WorkerTimeout):
-        return [Finding("pool", "working, too busy to answer")]
+    status = found.embedder.status()
+    findings = [_default_model(found, status), *map(_worker, status.workers)]
+    loaded = {worker.model for worker in status.workers}
+    if found.settings.embedder_url is None and (missing := sorted(set(found.settings.embedder_extra_models) - loaded)):
+        says = f"EMBEDDER_EXTRA_MODELS names {', '.join(missing)}, which the pool does not load"
+        findings.append(Finding("pool", says, "restart the service"))
+    if status.quarantined:  # somebody's pictures, and no fault of the service's
+        says = f"{status.quarantined} pictures in quarantine, of which workers died: flask --app wsgi quarantine list"
+        findings.append(Finding("pool", says))
+    return findings
+
+
+def _default_model(found: Services, status: PoolStatus) -> Finding:
     if status.model is None:
-        return [Finding("pool", status.problem or "no model is loaded", "see logs/embedder.log in the storage folder")]
+        return Finding("pool", status.problem or "no model is loaded", _LOG)
     wanted = found.packs.active_name(found.settings.face_model)
-    cure = "" if status.model == wanted else f"restart the service: {wanted} is chosen"
-    return [Finding("pool", f"{status.model} loaded", cure)]
+    says = f"{status.model} loaded, {status.queue_length} jobs wait"
+    return Finding("pool", says, "" if status.model == wanted else f"restart the service: {wanted} is chosen")
+
+
+def _worker(worker: WorkerStatus) -> Finding:
+    says = f"worker {worker.name}: {worker.state}"
+    if worker.problem is not None:
+        return Finding("pool", f"{says}: {worker.problem}", _LOG)
+    if worker.is_loaded:
+        says += f", {worker.jobs} jobs, {worker.rss_bytes >> 20} MiB"
+    return Finding("pool", says)
 
 
 def _disk(found: Services) -> list[Finding]:
@@ -144,4 +198,4 @@ def _disk(found: Services) -> list[Finding]:
     return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {storage}", cure)]
 
 
-_EXAMINATIONS = (_database, _extension, _indexes, _datasets, _model, _pool, _disk)
+_EXAMINATIONS = (_database, _extension, _domains, _datasets, _model, _pool, _disk)

@@ -156,7 +156,8 @@ def _enrol_all(domain: str, photos: Iterable[Photo], jobs: int) -> Iterator[tupl
             return None
         until_s = time.monotonic() + _BUSY_PATIENCE_S
         while True:
-            (outcome,) = app_services.faces.enrol(domain, photo.label, [(_shown(photo.path), data)]).outcomes
+            files = [(_shown(photo.path), data)]
+            (outcome,) = app_services.faces.enrol(domain, photo.label, files, client="enrol").outcomes
             if isinstance(outcome.error, EmbedderUnavailable | DatabaseUnavailable):
                 raise outcome.error  # everything after it would fail too
             if not isinstance(outcome.error, PoolBusy) or time.monotonic() > until_s:

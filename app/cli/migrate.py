@@ -22,6 +22,7 @@ from app.errors import FacedexError
 from app.names import clean_name
 from app.recognition.verify import Verification, verify_migration
 from app.vision.faces import Analysis, Face
+from app.vision.packs import PackManifest
 
 _OPTIONS: Final = (
     click.option("--domain", required=True, metavar="NAME", help="Domain to fill; made where it does not exist."),
@@ -104,16 +105,17 @@ def run_migration(
     Raises:
         FacedexError: as `migrate` and `verify_migration`.
     """
+    pack = found.active_pack().manifest
     order = Order(
         domain=clean_name(domain, "domain name"),
         path=path,
-        pack=found.active_pack().manifest,
+        pack=pack,
         mode=mode,
         batch_rows=batch_size,
         dry_run=dry_run,
         resume=resume,
         allow_numpy=allow_numpy or found.settings.pkl_allow_numpy,
-        pictures=_pictures(found, images, keep_going=keep_going) if images else None,
+        pictures=_pictures(found, pack, images, keep_going=keep_going) if images else None,
     )
     with _Bars() as bars:
         report = migrate(order, found.database, bars)
@@ -136,18 +138,17 @@ def run_migration(
         raise verification
 
 
-def _pictures(found: Services, images: Path, *, keep_going: bool) -> Pictures:
-    settings, manifest = found.settings, found.active_pack().manifest
+def _pictures(found: Services, pack: PackManifest, images: Path, *, keep_going: bool) -> Pictures:
+    settings = found.settings
 
     def choose(analysis: Analysis) -> Face:
         face = main_face(analysis)
-        check_quality(face, min_face_px=settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)
+        check_quality(face, min_face_px=settings.enrol_min_face_px, min_sharpness=pack.min_sharpness)
         return face
 
     return Pictures(
         images=images.resolve(),
         embedder=found.embedder,
-        contract=manifest.contract.id,
         choose=choose,
         parallel=settings.embedder_workers + 1,
         deadline_s=settings.request_deadline_s,

@@ -2,15 +2,17 @@
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ParamSpec, TypeVar
 
 import click
 from tqdm import tqdm
 
 from app.config import SettingsError, load_settings
-from app.errors import FacedexError, InvalidPack, LicenseNotAccepted, ModelError
+from app.embedder.client import EmbedderClient
+from app.errors import EmbedderError, FacedexError, InvalidPack, LicenseNotAccepted, ModelError
 from app.vision.catalog import DLIB_LICENCE, INSIGHTFACE_LICENCE, KNOWN_PACKS
 from app.vision.packs import DEFAULT_PACK, Licence, PackManifest, PackStore
 
@@ -20,11 +22,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One pack as `list` shows it; what a broken manifest does not tell is None."""
+    """One pack as `list` shows it; what a broken manifest does not tell is None.
+
+    Attributes:
+        loaded: how many workers of the pool have it loaded; None where no pool answers.
+    """
 
     name: str
     state: str
     active: bool
+    loaded: int | None = None
     dimension: int | None = None
     licence: str | None = None
     non_commercial: bool | None = None
@@ -56,14 +63,31 @@ def models() -> None:
 @_one_line_errors
 def list_packs(as_json: bool) -> None:
     """Show installed packs, and those that can be installed."""
-    rows = _rows(PackStore(load_settings().models_dir), load_settings().face_model)
+    settings = load_settings()
+    loaded = _loaded(EmbedderClient(settings.embedder_address))
+    rows = [
+        row if loaded is None else replace(row, loaded=loaded[row.name])
+        for row in _rows(PackStore(settings.models_dir), settings.face_model)
+    ]
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
     for row in rows:
         mark, dimension = "*" if row.active else " ", row.dimension or "?"
-        click.echo(f"{mark} {row.name:<24} {row.state:<10} {dimension:>5}  {row.problem or row.licence}")
+        workers = f"in {row.loaded} workers" if row.loaded else ""
+        click.echo(f"{mark} {row.name:<24} {row.state:<10} {dimension:>5}  {workers:<13} {row.problem or row.licence}")
     click.echo("* is the active pack, used by the next start of the service. The number is the embedding's dimension.")
+    if loaded is None:
+        click.echo("No worker pool runs with this STORAGE_DIR.")
+
+
+def _loaded(embedder: EmbedderClient) -> Counter[str] | None:
+    """How many workers have each pack loaded; None where no pool answers."""
+    try:
+        status = embedder.status()
+    except EmbedderError:
+        return None
+    return Counter(worker.model for worker in status.workers if worker.is_loaded)
 
 
 def _rows(store: PackStore, override: str | None) -> list[_Row]:
@@ -93,7 +117,14 @@ def _installed_row(store: PackStore, name: str, active: bool) -> _Row:
 
 
 def _available_row(name: str, active: str, dimension: int, licence: Licence) -> _Row:
-    return _Row(name, "available", name == active, dimension, licence.name, licence.non_commercial)
+    return _Row(
+        name=name,
+        state="available",
+        active=name == active,
+        dimension=dimension,
+        licence=licence.name,
+        non_commercial=licence.non_commercial,
+    )
 
 
 @models.command("install")

@@ -37,6 +37,7 @@ def recognize(domain: str, photo: Path, top_k: int, threshold: float | None, as_
             threshold=threshold,
             deadline=Deadline.after(services().settings.request_deadline_s),
             request_id=request_id,
+            client="recognize",
         )
     )
     answer = build_answer(result, request_id=request_id, elapsed_s=time.monotonic() - started_s)

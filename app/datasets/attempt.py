@@ -35,7 +35,8 @@ class Order:
     Attributes:
         domain: the name as `app.names.clean_name` keeps it, or an id; made where it does not exist.
         path: the dataset, or a folder with one.
-        pack: the active pack: the domain's, where the domain has to be made.
+        pack: the active pack: the domain's, where the domain has to be made; its measures decide which pictures are
+            good enough.
         mode: `auto` chooses.
         batch_rows: rows in one transaction; None takes the mode's own number.
         dry_run: read and report; write nothing.
@@ -171,7 +172,7 @@ class Attempt:
             persons=persons,
             skipped=skipped,
             examples=self.examples,
-            seconds=seconds,
+            seconds={**seconds, "total": self.watch.elapsed_s},
         )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.datasets.ahead import ahead
 from app.datasets.attempt import READ_AHEAD, Attempt, pictures_of
 from app.datasets.copying import CopyChunk, Novelty, copy_chunks
+from app.datasets.deepface import shown
 from app.datasets.reembedding import Picture, ReembedChunk, present_pictures, reembed_chunks
 from app.datasets.report import MigrationReport, polled
 from app.datasets.rows import RowBatch
@@ -85,7 +86,7 @@ class Loading(Attempt):
             run = open_run(
                 session,
                 domain.id,
-                source=info.path.name,
+                source=shown(info.path),
                 sha256=info.sha256,
                 mode=self.plan.mode,
                 rows_total=total,
@@ -133,7 +134,13 @@ class Loading(Attempt):
         with self.database.bulk_transaction() as session:
             present = present_pictures(session, domain.id)
         return reembed_chunks(
-            rows, self.order.pictures, after=after, size=self.chunk_rows, present=present, watch=self.watch
+            rows,
+            self.order.pictures,
+            self.plan.target.contract,
+            after=after,
+            size=self.chunk_rows,
+            present=present,
+            watch=self.watch,
         )
 
     def _store(self, domain: Domain, run: MigrationRun, chunk: Chunk) -> MigrationRun:

@@ -5,6 +5,7 @@ from app.datasets.compiled import Source
 from app.datasets.deepface import describe, find_dataset
 from app.datasets.loading import Loading
 from app.datasets.plan import Target, choose
+from app.datasets.reembedding import require_pool
 from app.datasets.rehearsal import Rehearsal
 from app.datasets.report import MigrationReport, Progress, Stopwatch
 from app.db.domains import find_domain
@@ -27,12 +28,15 @@ def migrate(order: Order, database: Database, progress: Progress) -> MigrationRe
         EmbedderError, DatabaseError: the migration was broken off, and can be gone on with.
     """
     watch = Stopwatch()
+    # First, since a large file takes a while to be looked at.
+    target = find_target(database, order.domain, order.pack)
     with watch.timing("read"):
         path = find_dataset(order.path)
         source = Source.of(path)
         info = describe(path)
-    target = find_target(database, order.domain, order.pack)
-    plan = choose(info, target, order.mode, order.pictures.images if order.pictures else None)
+    plan = choose(info, target, order.pack, order.mode, order.pictures.images if order.pictures else None)
+    if plan.mode == "reembed" and order.pictures is not None:
+        require_pool(order.pictures.embedder, target.contract)
     attempt: type[Rehearsal | Loading] = Rehearsal if order.dry_run else Loading
     return attempt(order, plan, source, database, progress, watch).run()
 

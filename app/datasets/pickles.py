@@ -73,14 +73,20 @@ def survey(file: BinaryIO, size: int, *, allow_numpy: bool) -> Survey:
     recalled: set[int] = set()
     layout = FolderLayout()
     numbered = counted = False
-    for kind, argument in Tokens(file, size, allow_numpy=allow_numpy):
-        if kind is GET:
-            recalled.add(argument)
-        elif kind is PUT:
-            counted |= argument is None
-            numbered |= argument is not None
-        elif kind is VALUE and isinstance(argument, str):
-            layout.see(argument)
+    try:
+        for kind, argument in Tokens(file, size, allow_numpy=allow_numpy):
+            if kind is GET:
+                recalled.add(argument)
+            elif kind is PUT:
+                counted |= argument is None
+                numbered |= argument is not None
+            elif kind is VALUE and isinstance(argument, str):
+                layout.see(argument)
+    except InvalidDataset as error:
+        if not layout.pictures:
+            raise
+        # A row begins with its picture; a path that is recalled instead of repeated is not counted.
+        raise InvalidDataset(f"{error} It lies in row {layout.pictures} or near it.") from error
     if numbered and counted:
         raise InvalidDataset("The pickle mixes two ways of numbering its values, which no version of Python does.")
     return Survey(recalled, layout)

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from app.datasets.contracts import deepface_model, fits_contract
 from app.datasets.rows import DatasetInfo
 from app.errors import ContractMismatch, InvalidRequest
+from app.vision.packs import PackManifest
 
 Mode = Literal["copy", "reembed"]
 MODES: Final[tuple[Literal["auto"] | Mode, ...]] = ("auto", "copy", "reembed")
@@ -40,14 +41,17 @@ class Plan:
     reason: str
 
 
-def choose(info: DatasetInfo, target: Target, wanted: Literal["auto"] | Mode, images: Path | None) -> Plan:
+def choose(
+    info: DatasetInfo, target: Target, pack: PackManifest, wanted: Literal["auto"] | Mode, images: Path | None
+) -> Plan:
     """Choose the mode, or check the one that is wanted.
 
     Args:
+        pack: the active one, whose measures decide which pictures are embedded.
         images: folder with the dataset's pictures, where there is one.
 
     Raises:
-        ContractMismatch: vectors of two models would be mixed.
+        ContractMismatch: vectors of two models would be mixed, or pictures judged by the measures of another one.
         InvalidRequest: embedding anew is wanted, but there is no folder of pictures.
     """
     fits = fits_contract(info.model, target.contract)
@@ -61,6 +65,12 @@ def choose(info: DatasetInfo, target: Target, wanted: Literal["auto"] | Mode, im
             " or choose the pack that made them."
         )
     mode: Mode = ("copy" if fits else "reembed") if wanted == "auto" else wanted
+    if mode == "reembed" and pack.contract.id != target.contract:
+        raise ContractMismatch(
+            f"Domain {target.domain!r} is of the model pack {target.model!r} ({target.contract}), and {pack.name!r}"
+            f" ({pack.contract.id}) is chosen: pictures are embedded with the domain's own only."
+            " Choose it (flask --app wsgi models use) and restart the service."
+        )
     return Plan(info, target, mode, _reason(info, target, mode, fits=fits))
 
 

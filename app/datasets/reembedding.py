@@ -21,7 +21,15 @@ from app.db.persons import ensure_persons
 from app.db.templates import NewTemplate, insert_templates
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
-from app.errors import ContractMismatch, ImageError, PoolBusy, RecognitionError, WorkerCrashed, WorkerTimeout
+from app.errors import (
+    ContractMismatch,
+    ImageError,
+    ModelUnavailable,
+    PoolBusy,
+    RecognitionError,
+    WorkerCrashed,
+    WorkerTimeout,
+)
 from app.vision.faces import Analysis, Face
 
 # A picture's path in the dataset and its person's label; a person's label and the SHA-256 of a picture.
@@ -39,7 +47,6 @@ class Pictures:
     Attributes:
         images: the folder that they are in.
         embedder: the pool.
-        contract: id of the embedding contract that its faces must have.
         choose: the face of a picture that is enrolled; raises a `RecognitionError` where none is good enough.
         parallel: pictures in the pool at the same time.
         deadline_s: for each.
@@ -49,7 +56,6 @@ class Pictures:
 
     images: Path
     embedder: EmbedderClient
-    contract: str
     choose: Callable[[Analysis], Face]
     parallel: int
     deadline_s: float
@@ -99,12 +105,39 @@ class ReembedChunk:
         return Stored(len(stored), made, added(skipped, {reason: count for reason, count in lost.items() if count}))
 
 
+def require_pool(embedder: EmbedderClient, contract: str) -> None:
+    """Refuse a pool of another contract before it is given work.
+
+    One that has no time to say is let pass: each of its answers is checked as well.
+
+    Raises:
+        ContractMismatch: its model is another one.
+        ModelUnavailable: it has none.
+        EmbedderUnavailable: it is not there.
+    """
+    try:
+        status = embedder.status()
+    except (PoolBusy, WorkerTimeout, WorkerCrashed):
+        return
+    if status.contract is None:
+        raise ModelUnavailable("The worker pool has no model loaded.")
+    _require_contract(status.contract, contract)
+
+
 def reembed_chunks(
-    rows: Sequence[Picture], pictures: Pictures, *, after: int, size: int, present: set[Known], watch: Stopwatch
+    rows: Sequence[Picture],
+    pictures: Pictures,
+    contract: str,
+    *,
+    after: int,
+    size: int,
+    present: set[Known],
+    watch: Stopwatch,
 ) -> Iterator[ReembedChunk]:
     """Chunks of `size` rows, without the first `after`. A picture with several rows gives one template, its main face.
 
     Args:
+        contract: the domain's; a face of another one ends it.
         present: what the domain has already: it costs no worker.
 
     Raises:
@@ -117,7 +150,7 @@ def reembed_chunks(
         identity, label = row = rows[number]
         if first_rows[row] != number:
             return Outcome(identity, label, reason="same_picture")
-        return _embed(identity, label, pictures, present)
+        return _embed(identity, label, pictures, contract, present)
 
     with ThreadPoolExecutor(max_workers=pictures.parallel) as threads:
         for start in range(after, len(rows), size):
@@ -135,7 +168,7 @@ def present_pictures(session: Session, domain_id: int) -> set[Known]:
     return {(label, bytes(digest)) for label, digest in session.execute(query)}
 
 
-def _embed(identity: str, label: str, pictures: Pictures, present: set[Known]) -> Outcome:
+def _embed(identity: str, label: str, pictures: Pictures, contract: str, present: set[Known]) -> Outcome:
     path = find_picture(pictures.images, identity)
     if path is None:
         return Outcome(identity, label, reason="picture_missing")
@@ -149,11 +182,7 @@ def _embed(identity: str, label: str, pictures: Pictures, present: set[Known]) -
     if (label, digest) in present:
         return Outcome(identity, label, reason="present")
     try:
-        analysis = analyze_patiently(pictures.embedder, data, pictures.deadline_s)
-        if analysis.contract != pictures.contract:
-            raise ContractMismatch(
-                f"The worker pool's model makes {analysis.contract}, the domain holds {pictures.contract}."
-            )
+        analysis = analyze_patiently(pictures.embedder, data, pictures.deadline_s, contract)
         return Outcome(identity, label, pictures.choose(analysis), digest)
     except (ImageError, RecognitionError) as error:
         return Outcome(identity, label, reason=error.code)
@@ -163,16 +192,38 @@ def _embed(identity: str, label: str, pictures: Pictures, present: set[Known]) -
         return Outcome(identity, label, reason=error.code)
 
 
-def analyze_patiently(embedder: EmbedderClient, data: bytes, deadline_s: float) -> Analysis:
-    """As `EmbedderClient.analyze`, for work that nobody waits for: other clients come first, and a full queue is waited for."""
+def analyze_patiently(embedder: EmbedderClient, data: bytes, deadline_s: float, contract: str) -> Analysis:
+    """As `EmbedderClient.analyze`, for work that nobody waits for: other clients come first, and a full queue is waited for.
+
+    Raises:
+        ContractMismatch: the pool's model is of another contract.
+        ImageError, EmbedderError: as `EmbedderClient.analyze`.
+    """
     until_s = time.monotonic() + _BUSY_PATIENCE_S
     while True:
         try:
-            return embedder.analyze(data, deadline=Deadline.after(deadline_s), request_id="migrate")
+            analysis = embedder.analyze(
+                data, deadline=Deadline.after(deadline_s), request_id="migrate", client="migrate"
+            )
         except PoolBusy:
             if time.monotonic() > until_s:
                 raise
             time.sleep(_BUSY_PAUSE_S)
+        else:
+            _require_contract(analysis.contract, contract)
+            return analysis
+
+
+def _require_contract(made: str, wanted: str) -> None:
+    """
+    Raises:
+        ContractMismatch: vectors of two models would meet.
+    """
+    if made != wanted:
+        raise ContractMismatch(
+            f"The worker pool's model makes {made}, the domain holds {wanted}: choose the domain's pack"
+            " (flask --app wsgi models use) and restart the service."
+        )
 
 
 def _template(outcome: Outcome, face: Face, person_id: UUID) -> NewTemplate:

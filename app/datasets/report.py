@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from app.datasets.deepface import shown
 from app.datasets.plan import Plan
 from app.errors import FacedexError
 
@@ -59,9 +60,15 @@ def polled(progress: Progress, done: Callable[[], int]) -> Generator[None]:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage, and since it was made."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _started_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it was made."""
+        return time.perf_counter() - self._started_s
 
     @contextmanager
     def timing(self, stage: str) -> Generator[None]:
@@ -91,7 +98,8 @@ class MigrationReport:
         persons: persons that were made; None in a dry run.
         skipped: rows that did not become templates, by reason; with `migrated` they add up to `rows`.
         examples: some identities by reason, of pictures that were left out.
-        seconds: by stage, over all attempts, and `total`, of this one.
+        seconds: by stage, over all attempts, stages that overlap each in full; and `total`, of this attempt from its
+            beginning to its end.
     """
 
     plan: Plan
@@ -110,7 +118,7 @@ class MigrationReport:
         return {
             "domain": self.plan.target.domain,
             "dataset": {
-                "file": info.path.name,
+                "file": shown(info.path),
                 "sha256": info.sha256,
                 "form": info.form,
                 "model": info.model,
@@ -132,7 +140,7 @@ class MigrationReport:
         """For people."""
         name, info = self.plan.target.domain, self.plan.info
         lines = [
-            f"{'Would move' if self.dry_run else 'Moved'} {self.migrated} of {self.rows} rows of {info.path.name!r} into"
+            f"{'Would move' if self.dry_run else 'Moved'} {self.migrated} of {self.rows} rows of {shown(info.path)!r} into"
             f" {name!r} by {self.plan.mode}: {self.plan.reason}."
         ]
         if self.persons is not None:

@@ -21,6 +21,7 @@ Number = TypeVar("Number", int, float)
 _WAIT_FOR_LOCK_S: Final = 6.0
 _NOTICE_LOST_CLIENT: Final = "2s"
 _POLL_S: Final = 0.2
+_DIGEST_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,9 @@ def open_run(
     run = next((run for run in unfinished if run.source_sha256.hex() == sha256), None)
     others = [other for other in unfinished if other is not run]
     if alone and others:
+        begun, given = _named(others[0].source_name, others[0].source_sha256.hex()), _named(source, sha256)
         raise MigrationUnfinished(
-            f"A migration of another dataset ({others[0].source_name!r}) has not been finished: run it again with that"
+            f"A migration of another dataset has not been finished: of {begun}, and this is {given}. Run it again with that"
             " very file, or delete the domain and begin anew."
         )
     if run is None:
@@ -248,6 +250,11 @@ def _is_locked(session: Session, domain: str) -> bool:
         " AND CAST(classid AS bigint) = :high AND CAST(objid AS bigint) = :low)"
     )
     return bool(session.scalar(query, {"high": key >> 32, "low": key & 0xFFFFFFFF}))
+
+
+def _named(source: str, sha256: str) -> str:
+    """A file's name and the beginning of its digest: two datasets of one model mostly have the same name."""
+    return f"{source!r} (SHA-256 {sha256[:_DIGEST_DIGITS]}…)"
 
 
 def _lock_key(domain: str) -> int:

@@ -84,18 +84,13 @@ def create_partition(session: Session, domain_id: int, dimension: int) -> None:
         )
     )
     session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
-    create_index(session, domain_id, dimension)
+    session.execute(text(_create_index_sql(domain_id, dimension)))
 
 
 def drop_partition(session: Session, domain_id: int) -> None:
     """Drop the partition with all its templates, in the caller's transaction."""
     set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
     session.execute(text(f"DROP TABLE IF EXISTS {partition_name(domain_id)}"))
-
-
-def create_index(session: Session, domain_id: int, dimension: int) -> None:
-    """Build the HNSW index where it is missing. Until the transaction ends its writers wait, its readers do not."""
-    session.execute(text(_create_index_sql(domain_id, dimension)))
 
 
 def drop_index(session: Session, domain_id: int) -> None:

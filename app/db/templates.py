@@ -1,22 +1,21 @@
 """Templates in and out of a domain's partition. Every vector is checked here, and `template_count` is kept here."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
 from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding, Person
-from app.db.partitions import create_index, drop_index, partition_name
-from app.db.session import Database
+from app.db.partitions import partition_name
 from app.errors import ContractMismatch, InvalidEmbedding
 from app.vision.faces import Box, Float32Array, UInt8Array
 
@@ -134,36 +133,6 @@ def delete_person(session: Session, domain_id: int, person_id: UUID) -> bool:
     return session.scalar(person) is not None
 
 
-def bulk_load(database: Database, domain_id: int, templates: Iterable[NewTemplate], *, batch_rows: int = 5_000) -> int:
-    """Load many templates by binary COPY, and build the index once at the end. Returns how many.
-
-    Each batch is committed by itself. Searches go on meanwhile, exactly. Unlike `insert_templates`, a picture that the
-    person has already is an error. Where the load breaks off, the index is missing: `partitions.rebuild_index` brings
-    it back.
-
-    Raises:
-        DomainNotFound: no such domain.
-        ContractMismatch, InvalidEmbedding: as `unit_vectors`; earlier batches stay.
-        DatabaseUnavailable, DatabaseTimeout: earlier batches stay.
-        psycopg.IntegrityError: an unknown person, or a picture twice; earlier batches stay.
-    """
-    with database.transaction() as session:
-        dimension = lock_domain(session, domain_id).dimension
-        drop_index(session, domain_id)
-    loaded = 0
-    for batch in _batches(templates, batch_rows):
-        with database.bulk_transaction() as session:
-            lock_domain(session, domain_id)
-            for part in _columns_of(batch, dimension):
-                copy_templates(session, domain_id, part)
-        loaded += len(batch)
-    with database.bulk_transaction() as session:
-        lock_domain(session, domain_id)
-        create_index(session, domain_id, dimension)
-        session.execute(text(f"ANALYZE {partition_name(domain_id)}, persons"))
-    return loaded
-
-
 def copy_templates(session: Session, domain_id: int, batch: TemplateBatch) -> None:
     """Load templates by binary COPY, under the domain's lock, which the caller holds.
 
@@ -215,35 +184,3 @@ def _columns(domain_id: int, template: NewTemplate, unit: Float32Array) -> dict[
         "sharpness": template.sharpness,
         "embedding": unit,
     }
-
-
-def _batches(templates: Iterable[NewTemplate], size: int) -> Iterable[list[NewTemplate]]:
-    batch: list[NewTemplate] = []
-    for template in templates:
-        batch.append(template)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _columns_of(templates: Sequence[NewTemplate], dimension: int) -> Iterator[TemplateBatch]:
-    """As columns; those whose picture was seen and those whose was not apart."""
-    seen = [item for item in templates if item.image_sha256 is not None]
-    unseen = [item for item in templates if item.image_sha256 is None]
-    for part in (part for part in (seen, unseen) if part):
-        yield TemplateBatch(
-            ids=_as_bytes([item.id.bytes for item in part]),
-            person_ids=_as_bytes([item.person_id.bytes for item in part]),
-            embeddings=unit_vectors([item.embedding for item in part], dimension),
-            image_sha256=_as_bytes([item.image_sha256 for item in part if item.image_sha256]) if part is seen else None,
-            boxes=np.array([(item.box.x, item.box.y, item.box.w, item.box.h) for item in part], dtype=np.int32),
-            scores=np.array([item.score for item in part], dtype=np.float32),
-            sharpness=np.array([item.sharpness for item in part], dtype=np.float32),
-        )
-
-
-def _as_bytes(values: Sequence[bytes]) -> UInt8Array:
-    """uint8, (N, length); all are equally long."""
-    return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)

@@ -208,12 +208,20 @@ class EmbedderClient:
 
     def _connect(self, timeout_s: float) -> socket.socket:
         if self.address.startswith("unix:"):
-            connection = socket.socket(socket.AF_UNIX)
-            # With a timeout the socket does not block: a pool that accepts nothing is noticed at once (EAGAIN).
-            connection.settimeout(timeout_s)
-            connection.connect(self.address.removeprefix("unix:"))
-            return connection
+            return _connect_unix(self.address.removeprefix("unix:"), timeout_s)
         parts = urlsplit(self.address)
         connection = socket.create_connection((parts.hostname, parts.port), timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+
+def _connect_unix(path: str, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    # With a timeout the socket does not block: a pool that accepts nothing is noticed at once (EAGAIN).
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection

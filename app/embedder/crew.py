@@ -110,6 +110,8 @@ class Crew:
             slot.successor = None  # the worker that it was for goes on
         else:
             slot.process, slot.successor = slot.successor, None
+            if not process.loaded and process.problem is None:
+                slot.problem = f"a worker died while it loaded the model: {cause}"
             slot.plan_restart(at_once=process.loaded)
         self._metrics.ends.labels(cause).inc()
         log.error(f"[WORKER] {slot.name} is gone: {cause}", pid=process.pid, jobs=process.jobs)

@@ -57,8 +57,12 @@ _BACKLOG: Final = 512
 # Pictures that were worked off well a moment ago may be so by any number of workers at once.
 _PROVEN_MAX: Final = 4096
 _MIB: Final = 1024 * 1024
+# An answer has to fit into a socket's buffer: the pool waits for nobody.
+_LISTED_MAX: Final = 1000
 # What somebody has asked a worker to end by: the picture in hand has nothing to do with it.
 _NO_FAULT: Final = frozenset({"sigterm", "sigint", "sighup"})
+# Outcomes of a job whose picture the worker may never have looked at.
+_UNTRIED: Final = frozenset({"abandoned", WorkerTimeout.code})
 # Of several things that have happened, what workers say comes first: a client that asks again must not be faster than the news
 # that its worker has died.
 _URGENT, _ORDINARY = 0, 1
@@ -288,7 +292,11 @@ class Pool:
                     self._require_harmless(str(message.get("sha256")))
                     answer(connection, {})
                 case "quarantine":
-                    answer(connection, {}, json.dumps([asdict(held) for held in self._quarantine.held()]).encode())
+                    answer(
+                        connection,
+                        {},
+                        json.dumps([asdict(held) for held in self._quarantine.held()[-_LISTED_MAX:]]).encode(),
+                    )
                 case "clear_quarantine":
                     answer(connection, {"cleared": self._quarantine.clear(message.get("sha256"))})
                 case _:
@@ -310,7 +318,7 @@ class Pool:
         )
         crew = self._crews.get(job.model or self._default)
         if crew is None:
-            raise UnknownModel(f"No model of that name is loaded; loaded are {', '.join(self._crews)}.")
+            raise UnknownModel(f"No model {job.model!r} is loaded; loaded: {', '.join(self._crews)}.")
         self._require_harmless(job.sha256)
         if crew.problem is not None:
             raise ModelUnavailable(f"No model is loaded: {crew.problem}")
@@ -381,7 +389,8 @@ class Pool:
         if outcome is not None and job is not None:
             self._metrics.jobs.labels(outcome).inc()
             self._landed(job.sha256)
-            self._prove(job.sha256)
+            if outcome not in _UNTRIED:
+                self._prove(job.sha256)
 
     def _lost(self, job: Job, cause: str) -> None:
         self._landed(job.sha256)
@@ -443,10 +452,12 @@ class Pool:
 
 
 def pool_models(settings: Settings) -> dict[str, int]:
-    """How many workers of each model there are to be; the default model first.
+    """How many workers of each model there are to be; the default model first, and once.
+
+    A pack that is not installed is no reason to do without the others: its workers say so, and try again.
 
     Raises:
-        UnknownModel: the chosen pack is not installed.
+        InvalidPack: the file that names the default model cannot be read.
     """
     default = PackStore(settings.models_dir).active_name(settings.face_model)
     return {default: settings.embedder_workers} | {

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
+log = structlog.stdlib.get_logger("facedex.worker")
+
 # So many workers die of a picture, and no more.
 STRIKES: Final = 2
 
@@ -45,6 +49,14 @@ class Quarantine:
         self._path = path
         self._keep_s = keep_s
         self._strikes: dict[str, tuple[int, str, float]] = {}  # asked for every job: as on disk, without going there
+        try:
+            self._load()
+        except sqlite3.Error:
+            log.exception("[WORKER] The quarantine cannot be read, and begins anew")
+            path.unlink(missing_ok=True)
+            self._load()
+
+    def _load(self) -> None:
         with closing(self._connect()) as database, database:
             database.execute(_SCHEMA)
             database.execute("DELETE FROM strikes WHERE expires_at < ?", (time.time(),))
@@ -66,8 +78,7 @@ class Quarantine:
         """Note that a worker has died of it."""
         entry = (self.strikes(sha256) + 1, cause, time.time() + self._keep_s)
         self._strikes[sha256] = entry
-        with closing(self._connect()) as database, database:
-            database.execute("INSERT OR REPLACE INTO strikes VALUES (?, ?, ?, ?)", (sha256, *entry))
+        self._write("INSERT OR REPLACE INTO strikes VALUES (?, ?, ?, ?)", [(sha256, *entry)])
 
     def clear(self, sha256: str | None = None) -> int:
         """Forget one picture, or all of them.
@@ -79,8 +90,7 @@ class Quarantine:
         gone = [sha256] if sha256 is not None else list(self._strikes)
         for digest in gone:
             self._strikes.pop(digest, None)
-        with closing(self._connect()) as database, database:
-            database.executemany("DELETE FROM strikes WHERE sha256 = ?", [(digest,) for digest in gone])
+        self._write("DELETE FROM strikes WHERE sha256 = ?", [(digest,) for digest in gone])
         return len(held)
 
     def held(self) -> list[QuarantinedPicture]:
@@ -91,6 +101,14 @@ class Quarantine:
             if self.holds(sha256)
         ]
         return sorted(held, key=lambda picture: picture.expires_at)
+
+    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        """On disk as well. A disk that is full must not bring down the pool: until a restart, memory is enough."""
+        try:
+            with closing(self._connect()) as database, database:
+                database.executemany(statement, rows)
+        except sqlite3.Error:
+            log.exception("[WORKER] The quarantine cannot be written")
 
     def _connect(self) -> sqlite3.Connection:
         """A connection for one statement: one that is kept would be inherited by every worker."""

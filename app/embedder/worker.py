@@ -54,11 +54,8 @@ def run_worker(
         try:
             engine = _load(PackStore(settings.models_dir), model, load)
         except Exception as error:
-            # Only our own errors are known to hold nothing private; the log has the rest.
-            known = isinstance(error, FacedexError)
             log.error("[WORKER] Model not loaded", exc_info=error)
-            problem = str(error) if known else "the model could not be loaded, see embedder.log"
-            _tell(control, {"event": "failed", "problem": problem})
+            _tell(control, {"event": "failed", "problem": _load_problem(error)})
             return EXIT_NOT_LOADED
         gc.freeze()  # what is there now stays: the collector need not look at it again
         _tell(control, {"event": "loaded", "contract": engine.pack.manifest.contract.id, "rss_bytes": _rss_bytes()})
@@ -80,11 +77,15 @@ class Worker:
             if not data:
                 return 0
             job = Job.from_message(json.loads(data))
-            with structlog.contextvars.bound_contextvars(request_id=job.request_id):
+            with (
+                structlog.contextvars.bound_contextvars(request_id=job.request_id),
+                socket.socket(fileno=descriptors[0]) as connection,
+            ):
                 try:
-                    with socket.socket(fileno=descriptors[0]) as connection:
-                        outcome = self._serve(connection, job)
+                    outcome = self._serve(connection, job)
                 except MemoryError:
+                    # Before the client's connection: its next question must not be faster than this news.
+                    self._control.close()
                     log.error("[WORKER] Out of memory")
                     return EXIT_OUT_OF_MEMORY
             _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
@@ -135,6 +136,16 @@ def _load(packs: PackStore, model: str, load: LoadEngine) -> FaceEngine:
     engine = load(packs.get(model))
     log.info(f"[WORKER] Model {model} loaded in {time.monotonic() - started_s:.2f}s", pid=os.getpid())
     return engine
+
+
+def _load_problem(error: Exception) -> str:
+    """Only our own errors are known to hold nothing private; the log has the rest."""
+    match error:
+        case FacedexError():
+            return str(error)
+        case MemoryError():
+            return "the model does not fit into EMBEDDER_MEMORY_MB"
+    return "the model could not be loaded, see embedder.log"
 
 
 def _settle(settings: Settings) -> None:

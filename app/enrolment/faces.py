@@ -18,6 +18,7 @@ from app.db.models import FaceEmbedding, Person
 from app.db.session import Database
 from app.db.templates import NewTemplate, delete_template, insert_templates
 from app.deadline import Deadline
+from app.embedder.batch import pictures_at_once
 from app.embedder.client import EmbedderClient
 from app.enrolment.lookup import find_domain
 from app.enrolment.pages import Page, decode_cursor, encode_cursor
@@ -40,8 +41,6 @@ from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
 
-# Pictures of one request that are in the pool at the same time, at the most, and never all workers: others wait too.
-_PARALLEL: Final = 4
 # The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
 # photos of one person hardly ever are.
 _SAME_PHOTO_SHARE: Final = 0.01
@@ -91,7 +90,7 @@ class FaceService:
         self._packs = packs
 
     def enrol(
-        self, domain: str, label: str, files: Sequence[tuple[str, bytes]], *, request_id: str = ""
+        self, domain: str, label: str, files: Sequence[tuple[str, bytes]], *, client: str, request_id: str = ""
     ) -> EnrolmentResult:
         """Enrol the main face of each picture as a template of the person, who is created with the first success.
 
@@ -99,6 +98,7 @@ class FaceService:
 
         Args:
             files: the client's name for each file, and its bytes.
+            client: who enrols: the pool serves its clients in turn.
             request_id: for the pool's log.
 
         Raises:
@@ -113,13 +113,12 @@ class FaceService:
         def enrol_one(file: tuple[str, bytes]) -> FileOutcome:
             name, data = file
             try:
-                return FileOutcome(name, face=self._enrol_file(domain_id, label, data, request_id))
+                return FileOutcome(name, face=self._enrol_file(domain_id, label, data, client, request_id))
             except FacedexError as error:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
 
-        parallel = min(_PARALLEL, len(files), max(1, self._settings.embedder_workers - 1))
-        with ThreadPoolExecutor(max_workers=parallel) as threads:
+        with ThreadPoolExecutor(max_workers=pictures_at_once(self._settings, len(files))) as threads:
             outcomes = tuple(threads.map(enrol_one, files))
         return EnrolmentResult(self._person_or_none(domain_id, label), outcomes)
 
@@ -178,7 +177,7 @@ class FaceService:
             )
             return {digest.hex() for digest in session.scalars(query) if digest is not None}
 
-    def _enrol_file(self, domain_id: int, label: str, data: bytes, request_id: str) -> EnrolledFace:
+    def _enrol_file(self, domain_id: int, label: str, data: bytes, client: str, request_id: str) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
@@ -187,7 +186,7 @@ class FaceService:
         with self._database.transaction() as session:
             _refuse_known_picture(session, domain_id, _find_or_none(session, domain_id, label), digest)
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id)
+        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)

@@ -83,7 +83,9 @@ class RecognitionController:
         """
         started_s = time.monotonic()
         route = self._route(request)
-        analysis = self._embedder.analyze(request.image, deadline=request.deadline, request_id=request.request_id)
+        analysis = self._embedder.analyze(
+            request.image, deadline=request.deadline, request_id=request.request_id, client=request.client
+        )
         calibration = self._calibration(analysis)
         query = SearchQuery(
             contract=analysis.contract,

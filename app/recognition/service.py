@@ -22,6 +22,7 @@ class RecognitionRequest:
         threshold: cosine distance that overrides the pack's; None keeps it.
         deadline: when the answer is of no more use.
         request_id: for the logs of all processes involved.
+        client: who asks: the pool serves its clients in turn.
     """
 
     image: bytes
@@ -30,6 +31,7 @@ class RecognitionRequest:
     threshold: float | None
     deadline: Deadline
     request_id: str
+    client: str
 
 
 @dataclass(frozen=True, slots=True)

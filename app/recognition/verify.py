@@ -127,13 +127,14 @@ def verify_migration(
     Raises:
         InvalidRequest: there are no probes: no face in the photos; or no person with two templates, and no photos.
         UnknownModel, InvalidPack: the domain's pack is not installed.
+        ContractMismatch: the pool embeds photos with another pack than the domain's.
         DatasetError, EmbedderError, DatabaseError: as their names say.
     """
     calibration = packs.get(plan.target.model).manifest.calibration
     with tempfile.TemporaryDirectory(dir=settings.storage_dir, prefix=".verify-") as folder:
         dataset = _compiled(plan, Path(folder), allow_numpy=allow_numpy) if plan.mode == "copy" else None
         if photos is not None:
-            probes = list(_photo_probes(photos, embedder, settings))
+            probes = list(_photo_probes(photos, embedder, settings, plan.target.contract))
         else:
             probes = _held_out(dataset) if dataset is not None else []
         if not probes:
@@ -151,10 +152,10 @@ def _compiled(plan: Plan, folder: Path, *, allow_numpy: bool) -> CompiledDataset
     return replace(found, vectors=vectors.view(np.ndarray))
 
 
-def _photo_probes(folder: Path, embedder: EmbedderClient, settings: Settings) -> Iterator[Probe]:
+def _photo_probes(folder: Path, embedder: EmbedderClient, settings: Settings, contract: str) -> Iterator[Probe]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS and path.is_file()):
         try:
-            analysis = analyze_patiently(embedder, path.read_bytes(), settings.request_deadline_s)
+            analysis = analyze_patiently(embedder, path.read_bytes(), settings.request_deadline_s, contract)
         except ImageError as error:
             raise InvalidRequest(f"The probe {path.relative_to(folder)} cannot be used: {error}") from error
         for number, face in enumerate(analysis.faces):

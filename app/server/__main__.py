@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ from app.config import (
 )
 from app.db.server_files import require_own_folder
 from app.db.session import driver_reason
-from app.errors import DatabaseUnavailable, FacedexError
+from app.embedder.client import EmbedderClient
+from app.errors import DatabaseUnavailable, EmbedderError, FacedexError, ModelError
 from app.logs import configure_logging
 from app.server.parts import (
     CannotStart,
@@ -169,6 +171,7 @@ def _with_model(settings: Settings) -> Settings:
     """The settings with the pack that is active now: one chosen later counts from the next start on, for all processes."""
     os.environ["FACE_MODEL"] = _prepare_model(settings)
     settings = reload_settings()
+    _check_extra_models(settings)
     publish_running(settings)
     return settings
 
@@ -228,6 +231,17 @@ def _prepare_model(settings: Settings) -> str:
     return pack.manifest.name
 
 
+def _check_extra_models(settings: Settings) -> None:
+    if settings.embedder_url is not None:
+        return  # that pool has settings of its own
+    store = PackStore(settings.models_dir)
+    for name in settings.embedder_extra_models:
+        try:
+            store.get(name)
+        except ModelError as error:
+            raise CannotStart(f"EMBEDDER_EXTRA_MODELS: {error}.") from error
+
+
 def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
     until_s = time.monotonic() + _READY_WITHIN_S
     say("starting the worker pool and the web")
@@ -246,9 +260,22 @@ def _announce(settings: Settings, took_s: float) -> None:
     url = f"http://{host}:{settings.port}"
     body = _WITH_DATABASE if settings.vector_db_enabled else _WITH_DATASETS
     say(f"ready after {took_s:.1f} s")
+    say(f"worker pool: {_workers(settings)}")
     key, flask = shlex.quote(str(settings.admin_key_file)), _flask_command(settings)
     print((_HEAD + body + _FOOT).format(url=url, key=key, flask=flask, pkl=settings.pkl_dir))  # noqa: T201
     sys.stdout.flush()
+
+
+def _workers(settings: Settings) -> str:
+    """How many workers have which model; one that is not the default may still be loading."""
+    try:
+        workers = EmbedderClient(settings.embedder_address).status().workers
+    except EmbedderError as error:  # it was there a moment ago
+        return str(error)
+    counted = Counter((worker.model, worker.is_loaded) for worker in workers)
+    return ", ".join(
+        f"{count} x {model}{'' if is_loaded else ' (not loaded yet)'}" for (model, is_loaded), count in counted.items()
+    )
 
 
 _HEAD: Final = """

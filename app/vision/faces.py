@@ -1,5 +1,6 @@
 """What the vision part says about a picture. Needs NumPy only, so that the web process may import it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,3 +83,12 @@ class Analysis:
     model: str
     contract: str
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+def summed_timings(analyses: Iterable[Analysis]) -> dict[str, float]:
+    """Milliseconds by stage, over all pictures."""
+    total_ms: dict[str, float] = {}
+    for analysis in analyses:
+        for stage, elapsed_ms in analysis.timings_ms.items():
+            total_ms[stage] = total_ms.get(stage, 0.0) + elapsed_ms
+    return total_ms

@@ -5,10 +5,11 @@ from io import BytesIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from app.vision.faces import UInt8Array
+from app.vision.memory import has_room_for, is_lack_of_memory
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _ACCEPTED_TEXT = "accepted are JPEG, PNG, WebP and BMP"
@@ -39,6 +40,8 @@ _SEGMENT_MARKERS = tuple(bytes((0xFF, code)) for code in (0xC4, 0xDA, 0xDB, 0xDD
 _MAX_SCANS, _MAX_SEGMENTS = 100, 2_000
 _BMP_COMPRESSION = slice(30, 34)
 _STRIP_ROWS = 256
+# The most that any format takes, measured (docs/benchmarks.md): WebP, with its canvases and Pillow's copy.
+_MOST_BYTES_A_PIXEL = 20
 
 # Pillow's own limit is a constant of its own choosing; `decode_image` checks the caller's before it decodes anything.
 Image.MAX_IMAGE_PIXELS = None
@@ -61,16 +64,23 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         UnsupportedImage: a picture of another format.
         ImageTooLarge: more pixels than `max_pixels`.
         InvalidImage: not a picture, or a damaged or truncated one.
+        MemoryError: there is not enough memory for it.
     """
     _refuse_costly(data)
+    width, height = _webp_canvas(data)
+    _check_size(width, height, max_pixels)
     try:
         # Pillow warns of damage that it can pass over, such as in EXIF: nobody is there to read it.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=ACCEPTED_FORMATS) as image:
-            _check_size(image, max_pixels)
+            width, height = image.size
+            _check_size(width, height, max_pixels)
             return _upright(_pixels(image, data), _orientation(image))
-    except (ImageTooLarge, MemoryError):
+    except ImageTooLarge:
         raise
     except Exception as error:  # Pillow lets struct.error, zlib.error, KeyError and others through for damaged files
+        # libjpeg and libwebp make no difference between a damaged file and a lack of memory.
+        if is_lack_of_memory(error) or not has_room_for(width * height * _MOST_BYTES_A_PIXEL):
+            raise MemoryError from error
         raise _refusal(data) from error
 
 
@@ -83,11 +93,29 @@ def _refuse_costly(data: bytes) -> None:
         raise UnsupportedImage("The file is a run-length compressed BMP, which is not accepted")
 
 
-def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise ImageTooLarge(
-            f"The picture has {image.width} x {image.height} pixels; at most {max_pixels} pixels are accepted"
-        )
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file; (0, 0) for anything else.
+
+    Pillow makes room for the whole picture when it opens such a file, before its size can be asked for.
+
+    Source: RFC 9649, 2.5 to 2.7.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0, 0
+    match data[12:16]:
+        case b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"The picture has {width} x {height} pixels; at most {max_pixels} pixels are accepted")
 
 
 def _refusal(data: bytes) -> InvalidImage | UnsupportedImage:
@@ -101,6 +129,8 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 where there is none or it cannot be read: a viewer shows such a picture as stored."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # a damaged EXIF block is no reason to refuse a picture that can be seen
         return 1
     return value if isinstance(value, int) else 1

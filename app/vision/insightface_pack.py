@@ -11,6 +11,7 @@ from app.errors import InvalidPack
 from app.vision.alignment import CHIP_SIZE_PX, align_face, fits_template
 from app.vision.boxes import clipped_box
 from app.vision.faces import Analysis, Embed, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
 from app.vision.quality import sharpness
@@ -27,6 +28,8 @@ _COARSE_FROM_SIDE = 640
 _COARSE = 4
 _STRIDE = 32
 _MIN_SHORT_SIDE_PX = 12
+# Faces embedded at a time: more gain no time, and of a crowd's the memory would have no bound.
+_BATCH = 16
 
 
 class InsightfaceEngine:
@@ -42,6 +45,8 @@ class InsightfaceEngine:
         try:
             self._find_faces(np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8))
         except Exception as error:  # what the runtime makes of a graph of another kind has no common class
+            if is_lack_of_memory(error):
+                raise MemoryError from error
             raise InvalidPack(f"The detector of model pack {pack.manifest.name} takes no pictures") from error
 
     @property
@@ -92,9 +97,9 @@ class InsightfaceEngine:
 
     def _embed(self, chips: Sequence[UInt8Array]) -> Float32Array:
         """N >= 1 chips, BGR, to float32, (N, D), of any length."""
-        if self._batches:
-            return np.asarray(self._embedder.get_feat(list(chips)), np.float32)
-        return np.concatenate([self._embedder.get_feat(chip) for chip in chips])
+        batch = _BATCH if self._batches else 1
+        starts = range(0, len(chips), batch)
+        return np.concatenate([self._embedder.get_feat(list(chips[at : at + batch])) for at in starts])
 
 
 def _aligned_face(

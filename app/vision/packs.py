@@ -54,6 +54,11 @@ class EmbeddingContract:
         return f"{self.alignment}:{self.dimension}:{self.embedder_sha256[:16]}"
 
 
+def contract_dimension(contract_id: str) -> int:
+    """The length of the vectors of an `EmbeddingContract.id`."""
+    return int(contract_id.split(":")[1])
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -10,6 +10,7 @@ import numpy as np
 from app.errors import InvalidPack
 from app.vision.faces import Analysis, Embed, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
+from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
 
 # A face without its embedding, and its aligned chip, uint8, (S, S, 3).
@@ -30,7 +31,26 @@ def run_pipeline(
     Args:
         find_faces: picture, uint8, (H, W, 3), BGR, to its aligned faces in any order.
         embed_chips: N >= 1 chips to float32, (N, D), of any length.
+
+    Raises:
+        MemoryError: there is not enough, whichever library found out.
     """
+    try:
+        return _run(pack, image_bytes, max_pixels, embed, find_faces, embed_chips)
+    except Exception as error:
+        if is_lack_of_memory(error):
+            raise MemoryError from error
+        raise
+
+
+def _run(
+    pack: InstalledPack,
+    image_bytes: bytes,
+    max_pixels: int,
+    embed: Embed,
+    find_faces: Callable[[UInt8Array], list[AlignedFace]],
+    embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
+) -> Analysis:
     times = [time.perf_counter()]
     image_bgr = decode_image(image_bytes, max_pixels=max_pixels)
     times.append(time.perf_counter())
@@ -75,11 +95,14 @@ def check_embedder(
 
     Raises:
         InvalidPack: it cannot take a chip, or gives another number of dimensions than the manifest says.
+        MemoryError: there is not enough.
     """
     blank = np.zeros((chip_size_px, chip_size_px, 3), np.uint8)
     try:
         shape = embed_chips([blank]).shape
     except Exception as error:  # what a runtime makes of a graph of another kind has no common class
+        if is_lack_of_memory(error):
+            raise MemoryError from error
         raise InvalidPack(f"The embedder of model pack {pack.manifest.name} takes no faces") from error
     if shape != (1, pack.manifest.dimension):
         raise InvalidPack(

@@ -11,6 +11,7 @@ import cv2
 from onnxruntime import InferenceSession, SessionOptions
 
 from app.errors import InvalidPack
+from app.vision.memory import is_lack_of_memory
 
 __all__ = ["InferenceSession", "open_session", "session_options"]
 
@@ -38,8 +39,11 @@ def open_session(path: Path) -> InferenceSession:
 
     Raises:
         InvalidPack: it cannot be read, or is no graph that this onnxruntime can run.
+        MemoryError: there is not enough for it.
     """
     try:
         return InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class but this
+        if is_lack_of_memory(error):
+            raise MemoryError from error
         raise InvalidPack(f"The file {path.name} is not an ONNX model that can be run") from error

@@ -1,6 +1,7 @@
 """Datasets into domains: what is moved, what is refused, what is reported."""
 
 import pickle
+import re
 import threading
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from app.datasets.deepface import describe
 from app.datasets.export import export_domain
 from app.datasets.migrate import migrate
 from app.datasets.plan import Target, choose
@@ -60,6 +62,8 @@ def test_every_row_becomes_a_template_of_its_person(database: Database, tmp_path
     (noted,) = runs(database)
     assert (noted.state, noted.rows_total, noted.rows_done, noted.rows_migrated) == ("finished", 23, 23, 23)
     assert set(noted.seconds) == {"read", "prepare", "store", "index"}
+    assert set(report.seconds) == {*noted.seconds, "total"}
+    assert report.as_json()["seconds"]["total"] >= max(report.as_json()["seconds"].values())
 
 
 def test_boxes_are_kept_and_what_is_not_known_is_empty(database: Database, tmp_path: Path) -> None:
@@ -99,6 +103,18 @@ def test_labels_of_any_text_arrive(database: Database, tmp_path: Path) -> None:
     ]
     run(database, write(source, rows), tmp_path)
     assert stored(database) == expected(rows)
+
+
+def test_a_file_name_that_is_no_text_is_shown_as_far_as_it_is(database: Database, tmp_path: Path) -> None:
+    path = write(tmp_path, rows_of(3))
+    path = path.rename(
+        path.with_stem(f"{path.stem}_\udcff\x1b[31m")
+    )  # a byte that is no UTF-8, and a terminal's command
+    report = run(database, path, tmp_path)
+    shown = f"{path.stem[:-6]}??[31m.pkl"
+    assert [found.source_name for found in runs(database)] == [shown]
+    assert report.as_json()["dataset"]["file"] == shown
+    assert shown in report.as_text()
 
 
 def test_rows_without_a_usable_vector_are_counted_and_nothing_else_happens(database: Database, tmp_path: Path) -> None:
@@ -251,7 +267,7 @@ def test_the_mode_and_why(model: str, wanted: str, images: str | None, mode: str
     fitting = "facedexnone16" + "0" * 16
     info = DatasetInfo(tmp_path, "0" * 64, fitting if model == "fit" else model, None, "pickle", 1)
     target = Target("people", manifest.name, manifest.contract.id, DIMENSION, exists=False)
-    plan = choose(info, target, wanted, None if images is None else tmp_path)  # type: ignore[arg-type]
+    plan = choose(info, target, manifest, wanted, None if images is None else tmp_path)  # type: ignore[arg-type]
     assert plan.mode == mode
     assert info.model in plan.reason or "asked for" in plan.reason
 
@@ -388,8 +404,10 @@ def test_a_broken_off_migration_has_to_be_finished_before_another_one(database: 
     rows = rows_of(40)
     path = write(tmp_path / "one", rows)
     _break_off(database, path, tmp_path)
-    with pytest.raises(MigrationUnfinished, match="another dataset"):
-        run(database, write(tmp_path / "two", rows_of(3, seed=1)), tmp_path)
+    other = write(tmp_path / "two", rows_of(3, seed=1))
+    begun, given = (f"{file.name!r} (SHA-256 {describe(file).sha256[:12]}…)" for file in (path, other))
+    with pytest.raises(MigrationUnfinished, match=re.escape(f"not been finished: of {begun}, and this is {given}.")):
+        run(database, other, tmp_path)
     with pytest.raises(MigrationUnfinished, match="has not finished"):
         export_domain(database, "people", tmp_path / "out", form=None, replace=False)
     report = run(database, path, tmp_path, resume=True)

@@ -2,9 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,24 @@ import pytest
 from click.testing import Result
 from flask.testing import FlaskCliRunner
 
-from app.api.wiring import build_app
+from app.api.wiring import Services, build_app
 from app.config import PROJECT_ROOT, Settings
-from app.datasets.migrate import migrate
+from app.datasets.deepface import describe
+from app.datasets.migrate import find_target, migrate
+from app.datasets.plan import MODES, choose
+from app.datasets.reembedding import Pictures
 from app.datasets.report import Silent
 from app.datasets.rows import DatasetRow
 from app.db.domains import drop_domain, find_domain
 from app.db.session import Database
 from app.db.templates import delete_person
+from app.embedder.client import EmbedderClient
 from app.enrolment.persons import PersonService
-from tests.datasets.migrating import gallery_of, order, rows_of, stored, write
+from app.enrolment.quality import main_face
+from app.errors import ContractMismatch, EmbedderUnavailable, WorkerCrashed
+from app.recognition.verify import verify_migration
+from tests.datasets.made_up_pool import MadeUpPool
+from tests.datasets.migrating import gallery_of, order, rows_of, run, stored, write
 from tests.packs import install_dlib
 
 PERSONS = 30
@@ -107,30 +116,42 @@ def test_a_dry_run_and_what_is_wrong_are_said_in_a_line(flask: FlaskCliRunner, d
     assert "There is no domain" in call(flask, "export-pkl", "--domain", "x", "--path", tmp_path, code=1).output
 
 
+def verify(flask: FlaskCliRunner, database: Database, dataset: Path, pool: EmbedderClient, photos: Path | None) -> Any:
+    """Compare the domain `people` with the dataset."""
+    services: Services = flask.app.extensions["facedex"]
+    pack = services.active_pack().manifest
+    plan = choose(describe(dataset), find_target(database, "people", pack), pack, "auto", None)
+    return verify_migration(services.settings, database, pool, services.packs, plan, photos)
+
+
+def test_without_a_database_it_is_said_what_to_do_first(
+    database_settings: Settings, models_dir: Path, dataset: Path, tmp_path: Path
+) -> None:
+    off = build_app(database_settings.model_copy(update={"vector_db_enabled": False})).test_cli_runner()
+    for command, path in (("migrate-pkl", dataset), ("export-pkl", tmp_path)):
+        refused = call(off, command, "--domain", "x", "--path", path, code=1)
+        assert "Set VECTOR_DB_ENABLED=true and reload the service first." in refused.output
+
+
 def test_verification_tells_what_differs(flask: FlaskCliRunner, dataset: Path, database: Database) -> None:
     call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
     with database.transaction() as session:
         person = PersonService(database).get("people", "person 7").id
         delete_person(session, gallery_of(database).domain_id, person)
-    from app.api.wiring import Services
-    from app.datasets.deepface import describe
-    from app.datasets.migrate import find_target
-    from app.datasets.plan import choose
-    from app.recognition.verify import verify_migration
-
-    services: Services = flask.app.extensions["facedex"]
-    target = find_target(database, "people", services.active_pack().manifest)
-    found = verify_migration(
-        services.settings,
-        database,
-        services.embedder,
-        services.packs,
-        choose(describe(dataset), target, "auto", None),
-        None,
-    )
+    found = verify(flask, database, dataset, MadeUpPool(), None)
     assert (found.probes, found.agreed) == (PERSONS, PERSONS - 1)
     assert found.disagreements == [{"probe": "person 7", "pkl": "person 7", "pgvector": None}]
     assert "person 7" in found.as_text()
+
+
+def test_probes_of_another_models_pool_are_not_compared(
+    flask: FlaskCliRunner, dataset: Path, database: Database, tmp_path: Path
+) -> None:
+    call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"somebody")
+    with pytest.raises(ContractMismatch, match="makes none:16:0"):
+        verify(flask, database, dataset, MadeUpPool(), tmp_path / "photos")
 
 
 def test_the_status_of_a_migration_on_its_way(
@@ -165,6 +186,71 @@ def test_the_status_of_a_migration_on_its_way(
     assert sum(stored(database).values()) == 90
 
 
+def migrations(runner: FlaskCliRunner) -> list[str]:
+    """What `flask doctor` says of migrations and indexes. Of this installation other things are wrong: no pool runs."""
+    lines = call(runner, "doctor", code=1).stdout.splitlines()
+    return [
+        f"{line} {cure.strip()}" if "→" in cure else line
+        for line, cure in zip(lines, [*lines[1:], ""], strict=True)
+        if "migrations" in line or "indexes" in line
+    ]
+
+
+class BreakingOff(Silent):
+    """Looks at a domain in the middle of its migration, and then interrupts it, or lets it fail."""
+
+    def __init__(self, look: Callable[[], object], end: BaseException) -> None:
+        self.look, self.end, self.seen = look, end, None
+
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
+        self.now = name
+
+    def advance(self, rows: int) -> None:
+        if self.now in MODES:
+            self.seen = self.look()
+            raise self.end
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [(KeyboardInterrupt(), "was interrupted"), (EmbedderUnavailable("gone"), "failed (embedder_unavailable)")],
+)
+def test_doctor_tells_how_to_go_on_with_a_migration_that_was_broken_off(
+    flask: FlaskCliRunner, dataset: Path, database: Database, tmp_path: Path, end: BaseException, said: str
+) -> None:
+    name = 'Škoda\'s $(reboot) & "others"'
+    manifest = flask.app.extensions["facedex"].active_pack().manifest
+    breaking = BreakingOff(lambda: migrations(flask), end)
+    with pytest.raises(type(end)):
+        migrate(order(dataset, tmp_path, domain=name, pack=manifest, batch_rows=30), database, breaking)
+    healthy = "ok     indexes    1 domains, every index valid"
+    so_far = f"30 of 90 rows of {dataset.name!r} are settled"
+    assert breaking.seen == [healthy, f"ok     migrations domain {name!r}: running, {so_far}"]
+
+    index, migration = migrations(flask)
+    assert index == healthy  # it is not there yet, and there is nothing to mend
+    wrong, _, cure = migration.partition(" → ")
+    assert wrong == f"WRONG  migrations the migration into domain {name!r} {said}: {so_far}"
+    flask_, _app, _wsgi, *arguments = shlex.split(cure.removesuffix(", where that very file lies"))
+    assert flask_ == "flask"
+    call(flask, *(argument.replace("FOLDER", str(dataset.parent)) for argument in arguments))
+    assert gallery_of(database, name).complete
+    assert migrations(flask) == [healthy]
+
+
+def test_doctor_knows_how_pictures_were_embedded(flask: FlaskCliRunner, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "pictures/person 0").mkdir(parents=True)
+    path = write(tmp_path / "arcface", rows_of(1, persons=1), model="arcface")
+    (tmp_path / "pictures/person 0/0-0.jpg").write_bytes(b"crash")
+    manifest = flask.app.extensions["facedex"].active_pack().manifest
+    pool = MadeUpPool()
+    pool.contract = manifest.contract.id
+    pictures = Pictures(tmp_path / "pictures", pool, main_face, 1, 5.0, 1000, keep_going=False)
+    with pytest.raises(WorkerCrashed):
+        run(database, path, tmp_path, pack=manifest, pictures=pictures)
+    assert f"--path FOLDER/{path.name} --mode reembed --images PICTURES --resume" in migrations(flask)[1]
+
+
 def test_migrated_faces_can_be_listed_and_deleted(flask: FlaskCliRunner, dataset: Path, database: Database) -> None:
     call(flask, "migrate-pkl", "--domain", "people", "--path", dataset)
     services = flask.app.extensions["facedex"]
@@ -190,6 +276,11 @@ def test_the_script_does_the_same_without_flask(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["migrated"] == 90
     assert sum(stored(database).values()) == 90
+    env["VECTOR_DB_ENABLED"] = "false"
+    disabled = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert disabled.returncode == 1
+    assert "reload the service first" in disabled.stderr
+    env["VECTOR_DB_ENABLED"] = "true"
     failed = subprocess.run([*argv, "--resume"], env=env, capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1
     assert failed.stderr.startswith("Error: No migration of this dataset")

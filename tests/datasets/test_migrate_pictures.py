@@ -1,6 +1,5 @@
 """Embedding the pictures of a dataset anew: which files are taken, and what happens when the pool fails."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,57 +10,21 @@ import pytest
 
 from app.datasets.pictures import find_picture
 from app.datasets.reembedding import Pictures
+from app.db.domains import create_domain
 from app.db.session import Database
-from app.deadline import Deadline
-from app.embedder.client import EmbedderClient
 from app.enrolment.quality import main_face
 from app.errors import (
     ContractMismatch,
     EmbedderUnavailable,
     InvalidDataset,
-    InvalidImage,
     InvalidRequest,
+    ModelUnavailable,
     PoolBusy,
     WorkerCrashed,
     WorkerTimeout,
 )
-from app.vision.faces import Analysis, Box, Face, FaceQuality
-from tests.datasets.migrating import DIMENSION, gallery_of, nothing_there, pack, rows_of, run, runs, stored, write
-from tests.db_server import normalised
-
-
-class MadeUpPool(EmbedderClient):
-    """The pool's interface: a picture's bytes say what becomes of it, and else decide the vector."""
-
-    def __init__(self) -> None:
-        super().__init__("unix:/nowhere")
-        self.asked: list[bytes] = []
-        self.contract = pack().contract.id
-        self.busy = 0
-
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: Any = "all", request_id: str = "") -> Analysis:
-        self.asked.append(image)
-        if self.busy:
-            self.busy -= 1
-            raise PoolBusy("busy")
-        for word, error in _FAILURES.items():
-            if word in image:
-                raise error(word.decode())
-        return Analysis(100, 100, () if b"nobody" in image else (_face(image),), "made-up", self.contract)
-
-
-_FAILURES = {
-    b"unreadable": InvalidImage,
-    b"crash": WorkerCrashed,
-    b"hang": WorkerTimeout,
-    b"gone": EmbedderUnavailable,
-}
-
-
-def _face(image: bytes) -> Face:
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(image).digest()[:8], "big"))
-    vector = normalised(random.normal(size=(1, DIMENSION)))[0]
-    return Face(Box(1, 2, 60, 70), 0.9, np.zeros((5, 2), np.float32), FaceQuality(60, 99.0), vector)
+from tests.datasets.made_up_pool import MadeUpPool, made_up_face
+from tests.datasets.migrating import DIMENSION, gallery_of, nothing_there, rows_of, run, runs, stored, write
 
 
 @pytest.fixture
@@ -86,7 +49,7 @@ Mover = Callable[..., Any]
 def move(database: Database, tmp_path: Path, images: Path, pool: MadeUpPool) -> Mover:
     def migrated(*, keep_going: bool = False, **changes: Any) -> Any:
         path = write(tmp_path, rows_of(12, persons=3), model="arcface")
-        how = Pictures(images.resolve(), pool, pack().contract.id, main_face, 2, 5.0, 1000, keep_going)
+        how = Pictures(images.resolve(), pool, main_face, 2, 5.0, 1000, keep_going)
         return run(database, path, tmp_path, **({"pictures": how, "batch_rows": 4} | changes))
 
     return migrated
@@ -159,11 +122,51 @@ def test_a_busy_pool_is_waited_for(database: Database, move: Mover, pool: MadeUp
     assert move().migrated == 12
 
 
-def test_a_pool_with_another_model_is_refused(database: Database, move: Mover, pool: MadeUpPool) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_pool_with_another_model_is_refused_before_it_is_given_a_picture(
+    database: Database, move: Mover, pool: MadeUpPool, dry_run: bool
+) -> None:
     pool.contract = "another:16:0"
+    with pytest.raises(ContractMismatch, match="makes another:16:0, the domain holds none:16:0"):
+        move(dry_run=dry_run)
+    assert pool.asked == []
+    assert nothing_there(database)
+
+
+@pytest.mark.parametrize("says_nothing", [PoolBusy, WorkerTimeout, WorkerCrashed])
+def test_a_pool_that_has_no_time_to_say_what_it_makes_is_found_out_by_its_answers(
+    database: Database, move: Mover, pool: MadeUpPool, says_nothing: type[Exception]
+) -> None:
+    pool.says_nothing, right, pool.contract = says_nothing, pool.contract, "another:16:0"
     with pytest.raises(ContractMismatch, match="another:16:0"):
         move()
     assert nothing_there(database)
+    pool.contract = right
+    assert move().migrated == 12
+
+
+def test_a_pool_that_cannot_work_is_refused_before_anything_is_written(
+    database: Database, move: Mover, pool: MadeUpPool
+) -> None:
+    pool.says_nothing = EmbedderUnavailable
+    with pytest.raises(EmbedderUnavailable):
+        move()
+    pool.says_nothing, pool.contract = None, None
+    with pytest.raises(ModelUnavailable):
+        move()
+    assert nothing_there(database)
+
+
+def test_pictures_are_judged_by_the_measures_of_the_domains_own_pack_only(
+    database: Database, move: Mover, pool: MadeUpPool
+) -> None:
+    pool.contract = "other:16:0"  # the pool is the domain's, the pack that is chosen is not
+    with database.transaction() as session:
+        create_domain(session, "people", model="other", contract="other:16:0", dimension=DIMENSION)
+    for mode in ("auto", "reembed"):
+        with pytest.raises(ContractMismatch, match=r"of the model pack 'other'.* 'made-up' .* is chosen"):
+            move(mode=mode)
+    assert (pool.asked, runs(database), gallery_of(database).template_count) == ([], [], 0)
 
 
 def test_a_run_that_would_leave_nobody_is_not_called_finished(database: Database, move: Mover, images: Path) -> None:
@@ -175,7 +178,7 @@ def test_a_run_that_would_leave_nobody_is_not_called_finished(database: Database
 
 
 def _vector(image: bytes) -> np.ndarray:
-    vector = _face(image).embedding
+    vector = made_up_face(image).embedding
     assert vector is not None
     return vector
 

@@ -1,5 +1,6 @@
 """The five real datasets: each moves, and both services then name the same persons, rightly."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from app.datasets.reembedding import Pictures
 from app.datasets.report import MigrationReport, Silent
 from app.db.session import Database
 from app.db.vectors import SearchOptions, search
-from app.embedder.client import EmbedderClient
+from app.embedder.client import EmbedderClient, PoolStatus
 from app.enrolment.quality import check_quality, main_face
 from app.recognition.matching import Candidate, Decision, decide
 from app.recognition.verify import verify_migration
@@ -41,6 +42,10 @@ class PoolOfOne(EmbedderClient):
         if image not in self._seen:
             self._seen[image] = self.engine.analyze(image, max_pixels=MAX_PIXELS)
         return self._seen[image]
+
+    def status(self, **_others: Any) -> PoolStatus:
+        manifest = self.engine.pack.manifest
+        return PoolStatus(manifest.name, manifest.contract.id, None, os.getpid())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +148,7 @@ def pictures(pool: PoolOfOne, images: Path) -> Pictures:
         check_quality(face, min_face_px=50, min_sharpness=manifest.min_sharpness)
         return face
 
-    return Pictures(images.resolve(), pool, manifest.contract.id, choose, 1, 10.0, 32 * 1024 * 1024, keep_going=False)
+    return Pictures(images.resolve(), pool, choose, 1, 10.0, 32 * 1024 * 1024, keep_going=False)
 
 
 def test_another_packs_templates_are_made_from_the_pictures(

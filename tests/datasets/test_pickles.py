@@ -121,6 +121,16 @@ def test_a_pickle_cut_at_any_instruction_is_refused(tmp_path, data):
             assert parse_here(path, allow_numpy=True)["error"] == "invalid_dataset"
 
 
+@pytest.mark.parametrize("row", [1, 3, 5])
+def test_a_number_of_absurd_size_is_refused_with_its_row(tmp_path, row):
+    found = as_dicts(identities(5), vectors(5, 8))
+    found[row - 1]["target_x"] = 2**100
+    told = parse_here(dump(tmp_path, found), allow_numpy=False)
+    assert told["error"] == "invalid_dataset"
+    assert "a value of 13 bytes" in told["message"]
+    assert told["message"].endswith(f"It lies in row {row} or near it.")
+
+
 @pytest.mark.parametrize("form", ["pickle", "numpy", "npz"])
 def test_a_file_with_any_bytes_changed_is_read_or_refused(tmp_path, form):
     """Whatever the bytes are, nothing is raised but a refusal."""

@@ -67,7 +67,7 @@ class Pool:
         self.error: Exception | None = None
         self._contract = contract
 
-    def analyze(self, image, *, deadline, request_id):
+    def analyze(self, image, *, deadline, request_id, client):
         self.asked += 1
         if self.error is not None:
             raise self.error
@@ -117,7 +117,7 @@ def lines(monkeypatch):
 
 
 def ask(controller, domain="people"):
-    return controller.recognize(RecognitionRequest(b"picture", domain, 5, None, Deadline.after(10), "r1"))
+    return controller.recognize(RecognitionRequest(b"picture", domain, 5, None, Deadline.after(10), "r1", "tests"))
 
 
 def test_the_chosen_service_answers(controller, fallback):

@@ -11,6 +11,9 @@ from pathlib import Path
 import httpx
 import psutil
 
+from app.config import parse_settings
+from app.embedder.client import EmbedderClient
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180
 ENDED_WITHIN_S = 60
@@ -67,18 +70,26 @@ class RunningService:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
-    def gunicorn(self, config: str) -> tuple[psutil.Process, list[psutil.Process]]:
-        """Arbiter and workers of the pool or of the web."""
-        (arbiter,) = [
-            child for child in psutil.Process(self.process.pid).children() if str(ROOT / config) in child.cmdline()
+    def part(self, *argv: str) -> tuple[psutil.Process, list[psutil.Process]]:
+        """The process that was started with these arguments, and those that it has forked."""
+        (master,) = [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if child.cmdline()[1 : len(argv) + 1] == [*argv]
         ]
-        return arbiter, arbiter.children()
+        return master, master.children()
 
     def pool(self) -> tuple[psutil.Process, list[psutil.Process]]:
-        return self.gunicorn("app/embedder/gunicorn.conf.py")
+        """The pool's master and its workers."""
+        return self.part("-m", "app.embedder.pool")
 
     def web(self) -> tuple[psutil.Process, list[psutil.Process]]:
-        return self.gunicorn("gunicorn.conf.py")
+        """The web's arbiter and its workers."""
+        return self.part("-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"))
+
+    def embedder(self) -> EmbedderClient:
+        """A client of the pool's."""
+        return EmbedderClient(parse_settings(storage_dir=self.storage).embedder_address)
 
     def postmaster(self) -> psutil.Process:
         return psutil.Process(int((self.storage / "postgres/postmaster.pid").read_text().split()[0]))

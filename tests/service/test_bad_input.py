@@ -332,14 +332,25 @@ def test_a_header_does_not_move_a_request(service, header):
 
 
 def test_a_body_without_a_picture_is_small(http):
-    # Gunicorn closes a connection whose request was answered before all of it was read.
-    json_header = {"Content-Type": "application/json", "Connection": "close"}
+    json_header = {"Content-Type": "application/json"}
     answer = http.post("/v1/domains", content=b'{"name": "' + b"x" * 100_000 + b'"}', headers=json_header)
     assert (answer.status_code, answer.json()["code"]) == (413, "upload_too_large")
     keys = b",".join(b'"%d": 1' % n for n in range(3000))
     answer = http.post("/v1/domains", content=b"{" + keys + b"}", headers=json_header)
     assert answer.status_code == 422
     assert len(answer.content) < 10_000
+
+
+def test_a_request_that_is_answered_before_it_is_read_leaves_its_connection_usable(service):
+    """One connection for all: a client that finds it closed gets an error instead of an answer."""
+    too_long, json_header = b'{"name": "' + b"x" * 300_000 + b'"}', {"Content-Type": "application/json"}
+    photo_of_two_megabytes = b"\xff\xd8" + bytes(2_000_000)
+    with service.client() as http:
+        for _ in range(30):
+            answer = http.post("/v1/domains", content=too_long, headers=json_header)
+            assert (answer.status_code, answer.json()["code"]) == (413, "upload_too_large")
+            answer = http.post("/recognize", content=photo_of_two_megabytes, headers={"x-api-key": "wrong"})
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
 def test_names_that_are_no_utf8_are_refused(service, http, domain):

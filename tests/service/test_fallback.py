@@ -237,6 +237,60 @@ def test_a_domain_that_is_not_migrated_is_answered_from_its_dataset_and_else_not
         assert 'facedex_recognition_answers_total{mode="pgvector",reason="chosen"} 2.0' in counted
 
 
+# A transaction that comes here waits until the test lets go of the lock of that number.
+HOLDING = """
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0
+    AS 'BEGIN PERFORM pg_advisory_xact_lock(CAST(TG_ARGV[0] AS bigint)); RETURN NEW; END';
+CREATE TRIGGER hold_checkpoint BEFORE UPDATE ON migration_runs
+    FOR EACH ROW WHEN (OLD.rows_done < 4 AND NEW.rows_done >= 4) EXECUTE FUNCTION hold(1);
+CREATE TRIGGER hold_switch AFTER UPDATE ON domains
+    FOR EACH ROW WHEN (NEW.complete AND NOT OLD.complete) EXECUTE FUNCTION hold(2);
+"""
+
+
+def is_held(database: Database, number: int) -> bool:
+    """Whether somebody waits for that lock."""
+    with database.transaction() as session:
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = :number AND NOT granted)"
+        return bool(session.scalar(text(waiting), {"number": number}))
+
+
+@contextmanager
+def migration(service: RunningService, domain: str, path: Path):
+    """`flask migrate-pkl` beside the service, two rows at a time; ended where the test fails."""
+    argv = ["--app", "wsgi", "migrate-pkl", "--domain", domain, "--path", path, "--batch-size", "2"]
+    with subprocess.Popen([ROOT / ".venv/bin/flask", *argv], cwd=ROOT, env=service.env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_domain_is_answered_from_its_dataset_until_the_last_transaction_of_its_migration(tmp_path, her_embedding):
+    storage = tmp_path / "storage"
+    path = put_dataset(storage, "moving", her_embedding)
+    # The held transaction has more time than the test.
+    with running_service(storage, env={"DB_STATEMENT_TIMEOUT_S": "600"}) as service, service.client() as http:
+        database = Database(parse_settings(storage_dir=storage, vector_db_url=None))
+        with database.maintenance() as holder, load(service, "moving") as answers:
+            holder.execute(text(HOLDING))
+            holder.execute(text("SELECT pg_advisory_lock(1), pg_advisory_lock(2)"))
+            since(answers, 0, NOT_MIGRATED)
+            with migration(service, "moving", path) as process:
+                for number, stored in ((1, 2), (2, 6)):
+                    eventually(lambda number=number: process.poll() is not None or is_held(database, number))
+                    told = http.get("/v1/domains/moving").json()
+                    assert (told["complete"], told["embeddings"]) == (False, stored)
+                    since(answers, len(answers), NOT_MIGRATED)
+                    holder.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": number})
+                assert process.wait(60) == 0
+            since(answers, len(answers), FROM_PGVECTOR)
+            told = http.get("/v1/domains/moving").json()
+            assert (told["complete"], told["migrated_share"], told["embeddings"]) == (True, 1.0, 6)
+        database.close()
+        assert set(answers) == {NOT_MIGRATED, FROM_PGVECTOR}, Counter(answers)
+
+
 def postgres(service: RunningService) -> list[psutil.Process]:
     postmaster = service.postmaster()
     return [postmaster, *postmaster.children(recursive=True)]

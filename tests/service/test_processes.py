@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app import create_app
+from app.api.schemas import Ready
 from app.config import parse_settings
 from tests import pictures
 from tests.service.running import ROOT, RunningService, eventually, free_port, running_service
@@ -41,6 +43,8 @@ def test_only_workers_of_the_pool_hold_a_model_runtime_and_one_model_each(servic
     assert pool_workers
     for process in (psutil.Process(service.process.pid), web, *web_workers, pool):
         assert mapped_runtimes(process.pid) == set(), process.cmdline()
+    # What forks the workers has never had more than one thread.
+    assert [entry.name for entry in Path(f"/proc/{pool.pid}/task").iterdir()] == [str(pool.pid)]
     log = (service.storage / "logs/embedder.log").read_text()
     for process in pool_workers:
         assert {"onnxruntime", "dlib"} <= mapped_runtimes(process.pid)
@@ -103,6 +107,18 @@ def test_readiness_reports_each_part(service, http):
         "model": True,
     }
     assert httpx.get(service.url + "/healthz").json() == {"status": "ok"}
+    Ready.model_validate(told, extra="forbid")
+
+
+def test_readiness_tells_anybody_what_each_worker_does_and_no_process_ids(service):
+    pool = httpx.get(service.url + "/readyz").json()["checks"]["pool"]
+    names = [worker.name for worker in service.embedder().status().workers]
+    assert [worker["name"] for worker in pool["workers"]] == names == [f"dlib-{n + 1}" for n in range(len(names))]
+    for worker in pool["workers"]:
+        assert set(worker) == {"name", "model", "state"}
+        assert (worker["model"], worker["state"]) in {("dlib", "idle"), ("dlib", "busy")}
+    assert pool["queue_length"] == 0
+    assert (pool["model"], pool["contract"]) == ("dlib", service.embedder().status().contract)
 
 
 def test_metrics_count_over_all_processes(service, http):
@@ -117,6 +133,47 @@ def test_metrics_count_over_all_processes(service, http):
     for _ in range(20):
         httpx.get(service.url + "/healthz")  # a new connection each time: both processes get some
     assert counted() == before + 20
+
+
+def test_metrics_are_the_webs_and_the_pools(service, http):
+    http.post("/v1/domains", json={"name": "counted"}).raise_for_status()
+
+    def jobs() -> float:
+        text = http.get("/metrics").raise_for_status().text
+        assert "facedex_pool_up 1.0" in text
+        assert "facedex_http_requests_total" in text
+        families = [family.name for family in text_string_to_metric_families(text)]
+        assert len(families) == len(set(families))
+        found = re.findall(r'^facedex_pool_jobs_total\{outcome="ok"\} (\S+)$', text, re.M)
+        return float(found[0]) if found else 0.0
+
+    before = jobs()
+    for _ in range(3):
+        http.post("/recognize", data={"domain": "counted"}, files={"file": pictures.portrait().read_bytes()})
+    http.delete("/v1/domains/counted").raise_for_status()
+    assert jobs() == before + 3
+
+
+def test_a_killed_pool_is_started_again_and_told_of_in_the_meantime(tmp_path):
+    with running_service(tmp_path / "storage") as service, service.client() as http:
+        enrol_one(service, "kept")
+        supervisor = psutil.Process(service.process.pid)
+        pool, workers = service.pool()
+        supervisor.suspend()  # nobody starts it again
+        try:
+            pool.kill()
+            assert psutil.wait_procs(workers, timeout=30)[1] == []  # none outlives it
+            text = http.get("/metrics").raise_for_status().text
+            assert "facedex_pool_up 0.0" in text
+            assert "facedex_http_requests_total" in text
+            photo = pictures.portrait().read_bytes()
+            answer = http.post("/recognize", data={"domain": "kept"}, files={"file": photo})
+            assert (answer.status_code, answer.json()["code"]) == (503, "embedder_unavailable")
+            eventually(lambda: not httpx.get(service.url + "/readyz").json()["checks"]["pool"]["ok"])
+        finally:
+            supervisor.resume()
+        eventually(lambda: is_recognized(service, "kept"))
+        assert service.pool()[0].pid != pool.pid
 
 
 def test_the_api_description_covers_every_route(service, http):

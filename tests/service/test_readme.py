@@ -39,3 +39,10 @@ def test_the_curl_lines_enrol_and_recognise_as_pasted(service, http):
     ):
         assert shown[key] == told[key], key
     http.delete("/v1/domains/people").raise_for_status()
+
+
+def test_the_curl_line_compares_two_photos_as_pasted(service):
+    photo = shell_block("KEY=").splitlines()[1]
+    script = f"KEY={service.key}\n{photo}\n" + shell_block("curl").replace("http://127.0.0.1:8000", service.url)
+    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(done.stdout)["verified"] is True, done.stderr
