@@ -13,6 +13,7 @@ from typing import Any, Final
 LENGTH_BYTES: Final = 4
 MAX_OBJECT_BYTES: Final = 16 * 1024
 _LENGTH: Final = struct.Struct(">I")
+_READ_BYTES: Final = 64 * 1024
 
 Message = dict[str, Any]
 
@@ -32,22 +33,29 @@ def encode(message: Message, body: bytes = b"") -> bytes:
 
 
 def receive(connection: socket.socket) -> tuple[Message, bytes]:
-    """The next message and its body.
+    """The next message and its body. Both sides speak in turn: nothing follows it before it is answered.
 
     Raises:
         TimeoutError: nothing came within the socket's timeout.
         ConnectionEnded: as its name says.
         FramingError: it is no message.
     """
-    message = decode(receive_exactly(connection, object_length(receive_exactly(connection, LENGTH_BYTES))))
+    data = bytearray()
+    _fill(connection, data, LENGTH_BYTES)
+    body_at = LENGTH_BYTES + object_length(bytes(data[:LENGTH_BYTES]))
+    _fill(connection, data, body_at)
+    message = decode(bytes(data[LENGTH_BYTES:body_at]))
     length = message.get("length", 0)
     if not isinstance(length, int) or length < 0:
         raise FramingError
-    return message, receive_exactly(connection, length)
+    _fill(connection, data, body_at + length)
+    if len(data) > body_at + length:
+        raise FramingError
+    return message, bytes(data[body_at:])
 
 
 def receive_exactly(connection: socket.socket, count: int) -> bytes:
-    """That many bytes.
+    """That many bytes, and none that follow.
 
     Raises:
         TimeoutError, ConnectionEnded: as `receive`.
@@ -63,6 +71,18 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
             raise ConnectionEnded
         have += got
     return bytes(data)
+
+
+def _fill(connection: socket.socket, data: bytearray, count: int) -> None:
+    """Receive until there are `count` bytes at least: most messages come whole, and each call costs a thread its turn."""
+    while len(data) < count:
+        try:
+            part = connection.recv(_READ_BYTES)
+        except (ConnectionResetError, BrokenPipeError):
+            part = b""
+        if not part:
+            raise ConnectionEnded
+        data += part
 
 
 def object_length(data: bytes) -> int:
