@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
-from urllib.parse import urlencode
 
 import numpy as np
 
@@ -75,29 +74,23 @@ class Load:
         return float(np.quantile([answer.elapsed_ms for answer in self.succeeded], quantile))
 
 
-def upload(path: str, fields: dict[str, str], picture: bytes, headers: dict[str, str]) -> bytes:
-    """A whole request with a picture as `curl -F` sends it."""
-    parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{fields[name]}\r\n' for name in fields
-    ]
-    file = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="photo.jpg"\r\n'
-    body = (
-        "".join([*parts, file, "Content-Type: image/jpeg\r\n\r\n"]).encode()
-        + picture
-        + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    )
-    return _post(path, f"multipart/form-data; boundary={_BOUNDARY}", body, headers)
-
-
-def upload_raw(path: str, fields: dict[str, str], picture: bytes, headers: dict[str, str]) -> bytes:
-    """A whole request with a picture as its body, as `curl --data-binary` sends it."""
-    return _post(f"{path}?{urlencode(fields)}" if fields else path, "application/octet-stream", picture, headers)
-
-
-def _post(path: str, content_type: str, body: bytes, headers: dict[str, str]) -> bytes:
-    given = headers | {"Host": "127.0.0.1", "Content-Type": content_type, "Content-Length": str(len(body))}
+def upload(path: str, fields: dict[str, str], files: Sequence[tuple[str, bytes]], headers: dict[str, str]) -> bytes:
+    """A whole request as `curl -F` sends it; `files` are names of fields and pictures."""
+    parts = [_part(f'name="{name}"', value.encode()) for name, value in fields.items()]
+    parts += [_part(f'name="{name}"; filename="photo.jpg"', data) for name, data in files]
+    body = b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
+    given = headers | {
+        "Host": "127.0.0.1",
+        "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+        "Content-Length": str(len(body)),
+    }
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
     return "\r\n".join([*lines, "\r\n"]).encode() + body
+
+
+def _part(disposition: str, data: bytes) -> bytes:
+    head = f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n"
+    return head.encode() + data + b"\r\n"
 
 
 def closed_loop(
@@ -140,11 +133,41 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@dataclass(slots=True)
-class _Connection:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    idle_since_s: float = 0.0
+class _Connection(asyncio.Protocol):
+    """One connection, on which one request is under way at the most."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.idle_since_s = 0.0
+        self._data = bytearray()
+        self._wanted = 0
+        self._answered: asyncio.Future[tuple[bytes, bytes]] | None = None
+
+    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """Head and body of the answer."""
+        self._data.clear()
+        self._wanted = 0
+        self._answered = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self._answered
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if not self._wanted and (end := self._data.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(self._data, 0, end + 2)
+            self._wanted = end + 4 + (int(length[1]) if length else 0)
+        if self._wanted and len(self._data) >= self._wanted and self._answered and not self._answered.done():
+            head, _, body = bytes(self._data).partition(b"\r\n\r\n")
+            self._answered.set_result((head + b"\r\n", body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(error or ConnectionResetError())
 
 
 @dataclass(slots=True)
@@ -180,22 +203,19 @@ class _Clients:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 status, code = await self._exchange(request)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except (OSError, TimeoutError) as error:
             status, code = 0, type(error).__name__
         self.answers.append(Answer(status, code, (time.perf_counter() - due_s) * 1e3))
 
     async def _exchange(self, request: bytes) -> tuple[int, str]:
         connection = await self._connection()
-        connection.writer.write(request)
         try:
-            head = await connection.reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            body = await connection.reader.readexactly(int(length[1]) if length else 0)
+            head, body = await connection.ask(request)
         except BaseException:
-            connection.writer.close()
+            connection.transport.close()
             raise
         if b"\r\nconnection: close" in head.lower():
-            connection.writer.close()
+            connection.transport.close()
         else:
             connection.idle_since_s = time.perf_counter()
             self._idle.append(connection)
@@ -205,10 +225,10 @@ class _Clients:
     async def _connection(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
-            if time.perf_counter() - connection.idle_since_s < _IDLE_S and not connection.reader.at_eof():
+            if time.perf_counter() - connection.idle_since_s < _IDLE_S and not connection.transport.is_closing():
                 return connection
-            connection.writer.close()
-        return _Connection(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**20))
+            connection.transport.close()
+        return (await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", self.port))[1]
 
 
 def _code(head: bytes, body: bytes) -> str:

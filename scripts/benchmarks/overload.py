@@ -28,7 +28,8 @@ def overload(seconds: float, factor: float, queue: int | None, as_json: bool) ->
     env = {"EMBEDDER_QUEUE": str(queue)} if queue else {}
     with temporary_service(env) as service:
         service.create_domain(_DOMAIN)
-        uploads = [upload("/recognize", {"domain": _DOMAIN}, path.read_bytes(), service.key) for path in photos()]
+        fields, key = {"domain": _DOMAIN}, service.key
+        uploads = [upload("/recognize", fields, [("file", path.read_bytes())], key) for path in photos()]
         alone = closed_loop(service.port, uploads, 1, count=300)
         busy = closed_loop(service.port, uploads, cores() * _CLIENTS_PER_WORKER, seconds=15)
         for load in (alone, busy):

@@ -16,8 +16,7 @@ from scripts.benchmarks.processes import cpu_by_role, members
 from scripts.benchmarks.report import Timing, cores, show, time_interleaved
 from scripts.benchmarks.running import Service, temporary_service
 
-_PATH = "/recognize"
-_FIELDS = {"domain": "people"}
+_PATH = "/v1/embeddings"
 _LATENCY_AIM, _THROUGHPUT_AIM = 1.15, 0.9
 # So that a worker never waits for somebody to ask.
 _CLIENTS_PER_WORKER = 4
@@ -36,7 +35,6 @@ def pool(runs: int, rounds: int, seconds: float, as_json: bool) -> None:
     """The same pictures through the bare engine, through the pool's socket and through HTTP."""
     pictures = [path.read_bytes() for path in photos()]
     with temporary_service({"EMBEDDER_MAX_REQUESTS": "0"}) as service:
-        service.create_domain(_FIELDS["domain"])
         timings = time_interleaved(_ways(service, pictures), runs)
         facts = _latency_facts(timings) | _throughput_facts(service, pictures, rounds, seconds)
     facts["pictures"] = f"{len(pictures)}; {_PATH}, multipart"
@@ -66,7 +64,7 @@ def _ways(service: Service, pictures: Sequence[bytes]) -> dict[str, Callable[[in
 
 
 def _uploads(service: Service, pictures: Sequence[bytes]) -> list[bytes]:
-    return [upload(_PATH, _FIELDS, picture, service.key) for picture in pictures]
+    return [upload(_PATH, {}, [("file", picture)], service.key) for picture in pictures]
 
 
 def _latency_facts(timings: list[Timing]) -> dict[str, object]:

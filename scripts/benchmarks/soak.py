@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 import httpx
 
-from scripts.benchmarks.load import closed_loop, upload, upload_raw
+from scripts.benchmarks.load import closed_loop, upload
 from scripts.benchmarks.pictures import group_photo, photos, portrait
 from scripts.benchmarks.processes import members
 from scripts.benchmarks.report import cores, machine
@@ -47,18 +47,27 @@ def soak(requests: int, settled: int, clients: int, as_json: bool) -> None:
 
 
 def _requests(service: Service) -> Sequence[bytes]:
-    """Photos, with a large one, one of another format, a damaged one and something that is no picture every now and then."""
+    """A cycle over the endpoints that take pictures, with large, damaged and other files every now and then."""
     service.create_domain(_DOMAIN)
+    portrait_png, large = portrait().read_bytes(), group_photo().read_bytes()
     with httpx.Client(base_url=service.url, headers=service.key) as http:
-        faces = http.post(f"/v1/domains/{_DOMAIN}/persons/Eileen/faces", files={"file": portrait().read_bytes()})
-        faces.raise_for_status()
-    large = group_photo().read_bytes()
-    odd = [large, portrait().read_bytes(), large[: len(large) // 2], b"no picture at all"]
+        enrolled = http.post(f"/v1/domains/{_DOMAIN}/persons/Eileen/faces", files={"file": portrait_png})
+        enrolled.raise_for_status()
+    key, domain = service.key, {"domain": _DOMAIN}
+    odd = [large, portrait_png, large[: len(large) // 2], b"no picture at all"]
     asked = []
-    for number, photo in enumerate(photos()):
-        asked.append(upload("/recognize", {"domain": _DOMAIN}, photo.read_bytes(), service.key))
-        if number % 5 == 0:
-            asked.append(upload_raw("/recognize", {"domain": _DOMAIN}, odd[number // 5 % len(odd)], service.key))
+    for number, path in enumerate(photos()):
+        photo = [("file", path.read_bytes())]
+        asked += [upload("/recognize", domain, photo, key), upload("/v1/embeddings", {}, photo, key)]
+        match number % 10:
+            case 0:
+                asked.append(upload("/recognize", domain, [("file", odd[number // 10 % len(odd)])], key))
+            case 3:
+                asked.append(upload("/v1/verify", {}, [("file1", portrait_png), ("file2", photo[0][1])], key))
+            case 6:
+                asked.append(upload("/v1/embeddings/batch", {}, photo * 3, key))
+            case 9:
+                asked.append(upload("/v1/detect", {}, photo, key))
     return asked
 
 
