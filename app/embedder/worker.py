@@ -39,6 +39,7 @@ _MIB: Final = 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 # Of all processes, the kernel should take a worker when memory runs out: it is replaced at once.
 _OOM_SCORE_ADJ: Final = "500"
+_STATM: Final = Path("/proc/self/statm")
 
 
 def run_worker(
@@ -172,5 +173,4 @@ def _tell(control: socket.socket, event: Message) -> None:
 
 def _rss_bytes() -> int:
     """Resident memory, proc(5)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
