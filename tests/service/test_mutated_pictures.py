@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.embedder.client import EmbedderClient
+from tests import pictures
 from tests.mutations import Mutant, mutants
 from tests.service.running import RunningService
 
@@ -22,10 +23,20 @@ def as_form(path: str, **fields: str) -> Callable[[httpx.Client, Mutant], httpx.
     return lambda http, mutant: http.post(path, data=fields, files={"file": (mutant.name, mutant.data)})
 
 
+def as_pair(http: httpx.Client, mutant: Mutant) -> httpx.Response:
+    """Beside a picture that nothing is wrong with."""
+    sound = ("sound.jpg", pictures.portrait().read_bytes())
+    return http.post("/v1/verify", files={"file1": (mutant.name, mutant.data), "file2": sound})
+
+
 # Everything that takes pictures, by its name in the API's description.
 ENDPOINTS = {
     "/recognize": as_form("/recognize", domain=_DOMAIN),
     "/v1/domains/{domain}/persons/{label}/faces": as_form(f"/v1/domains/{_DOMAIN}/persons/somebody/faces"),
+    "/v1/detect": as_form("/v1/detect"),
+    "/v1/embeddings": as_form("/v1/embeddings"),
+    "/v1/embeddings/batch": as_form("/v1/embeddings/batch"),
+    "/v1/verify": as_pair,
 }
 
 
