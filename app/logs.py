@@ -27,7 +27,10 @@ def _message_first(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
 
 def _one_line(value: object) -> str:
     """Names may hold any text: a line break in one must not look like a log line of its own."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _quoted(value: object) -> str:

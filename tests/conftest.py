@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 os.environ[ENV_FILE] = os.devnull
 
+from tests.packs import install_dlib  # noqa: E402
 from tests.service.running import RunningService, running_service  # noqa: E402
 
 
@@ -23,3 +25,11 @@ def service(tmp_path_factory) -> RunningService:
 def http(service):
     with service.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A folder with the default pack; pools link to its files, so nobody may write into them."""
+    folder = tmp_path_factory.mktemp("models")
+    install_dlib(folder)
+    return folder

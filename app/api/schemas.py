@@ -1,6 +1,7 @@
 """What the API takes and answers, as pydantic models: the source of `/openapi.json`."""
 
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +12,18 @@ class Input(BaseModel):
     """What a client sends: nothing unknown, no NaN."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # flask_openapi3 asks for it at each request, and making it anew takes longer than all the rest of a view.
+        if args or kwargs:
+            return super().model_json_schema(*args, **kwargs)
+        return cls._json_schema_once()
+
+    @classmethod
+    @cache
+    def _json_schema_once(cls) -> dict[str, Any]:
+        return super().model_json_schema()
 
 
 class FieldError(BaseModel):

@@ -37,6 +37,8 @@ _MAJOR_VERSION: Final = "18"
 _LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 _STAGE_PREFIX: Final = "postgres.new-"
 _POLL_S: Final = 0.05
+# A process that was killed while it started another leaves the lock to that one for a moment, until it has become the program.
+_LOCK_WITHIN_S: Final = 3.0
 # A shutdown that an owner's death began may have much to write out.
 _ORPHANS_END_WITHIN_S: Final = 20.0
 # Nothing of our environment: it may hold secrets. PGTZ and its like would change the server.
@@ -219,12 +221,17 @@ def _owned(files: ServerFiles) -> Generator[_Lock]:
 
 def _take_lock(path: Path) -> IO[bytes]:
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise DatabaseUnavailable("The embedded database of this storage folder runs already.") from None
-    return file
+    until_s = time.monotonic() + _LOCK_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until_s:
+                file.close()
+                raise DatabaseUnavailable("The embedded database of this storage folder runs already.") from None
+            time.sleep(_POLL_S)
+        else:
+            return file
 
 
 def _holds_cluster(data: Path) -> bool:

@@ -75,7 +75,7 @@ class Crew:
         """Start workers for the slots that are down, once it is time for it, and end those that hang."""
         for slot in self.slots:
             if slot.process is None and monotonic() >= slot.restart_at_s:
-                slot.process = self._fork(slot)
+                slot.process = self._start(slot)
         for process in self.processes():
             if cause := process.overdue():
                 log.error(f"[WORKER] Killed: {cause}", pid=process.pid)
@@ -108,6 +108,7 @@ class Crew:
             return cause
         if process is slot.successor:
             slot.successor = None  # the worker that it was for goes on
+            slot.plan_restart(at_once=False)
         else:
             slot.process, slot.successor = slot.successor, None
             if not process.loaded and process.problem is None:
@@ -117,16 +118,27 @@ class Crew:
         log.error(f"[WORKER] {slot.name} is gone: {cause}", pid=process.pid, jobs=process.jobs)
         return cause
 
+    def _start(self, slot: Slot) -> WorkerProcess | None:
+        """A new process; None where the machine has none to give now, and it is tried again after a pause."""
+        try:
+            return self._fork(slot)
+        except OSError as error:
+            log.error(f"[WORKER] {slot.name} cannot be started", reason=error.strerror)
+            slot.plan_restart(at_once=False)
+            return None
+
     def _recycle(self, slot: Slot, process: WorkerProcess) -> None:
         """Start a successor for a worker that has done enough; it goes on working until that one can."""
         if slot.successor is not None or process is not slot.process:
             return
         if any(other.successor for other in self.slots):  # one at a time: each needs the memory of another model
             return
+        if monotonic() < slot.restart_at_s:  # the last one could not be started, or not load the model
+            return
         limits = self._limits
         jobs = limits.jobs * (1 + _RECYCLE_JITTER * random.Random(process.pid).random())  # noqa: S311 - no secret
         if (limits.jobs and process.jobs >= jobs) or (limits.rss_bytes and process.rss_bytes > limits.rss_bytes):
-            slot.successor = self._fork(slot)
+            slot.successor = self._start(slot)
 
     def _hand_over(self, slot: Slot) -> None:
         old, slot.process, slot.successor = slot.process, slot.successor, None

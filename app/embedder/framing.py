@@ -10,9 +10,12 @@ import socket
 import struct
 from typing import Any, Final
 
+from app.deadline import Deadline
+
 LENGTH_BYTES: Final = 4
 MAX_OBJECT_BYTES: Final = 16 * 1024
 _LENGTH: Final = struct.Struct(">I")
+_READ_BYTES: Final = 64 * 1024
 
 Message = dict[str, Any]
 
@@ -32,22 +35,32 @@ def encode(message: Message, body: bytes = b"") -> bytes:
 
 
 def receive(connection: socket.socket) -> tuple[Message, bytes]:
-    """The next message and its body.
+    """The next message and its body. Both sides speak in turn: nothing follows it before it is answered.
 
     Raises:
         TimeoutError: nothing came within the socket's timeout.
         ConnectionEnded: as its name says.
         FramingError: it is no message.
     """
-    message = decode(receive_exactly(connection, object_length(receive_exactly(connection, LENGTH_BYTES))))
+    data = bytearray()
+    _fill(connection, data, LENGTH_BYTES)
+    body_at = LENGTH_BYTES + object_length(bytes(data[:LENGTH_BYTES]))
+    _fill(connection, data, body_at)
+    message = decode(bytes(data[LENGTH_BYTES:body_at]))
     length = message.get("length", 0)
     if not isinstance(length, int) or length < 0:
         raise FramingError
-    return message, receive_exactly(connection, length)
+    _fill(connection, data, body_at + length)
+    if len(data) > body_at + length:
+        raise FramingError
+    return message, bytes(data[body_at:])
 
 
-def receive_exactly(connection: socket.socket, count: int) -> bytes:
-    """That many bytes.
+def receive_exactly(connection: socket.socket, count: int, deadline: Deadline | None = None) -> bytes:
+    """That many bytes, and none that follow.
+
+    Args:
+        deadline: until when all of them have to be there; without one, the socket's timeout holds for each part that comes.
 
     Raises:
         TimeoutError, ConnectionEnded: as `receive`.
@@ -55,6 +68,8 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
     data = bytearray(count)
     view, have = memoryview(data), 0
     while have < count:
+        if deadline is not None:
+            connection.settimeout(max(deadline.remaining_s(), 0.001))
         try:
             got = connection.recv_into(view[have:])
         except (ConnectionResetError, BrokenPipeError):
@@ -63,6 +78,18 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
             raise ConnectionEnded
         have += got
     return bytes(data)
+
+
+def _fill(connection: socket.socket, data: bytearray, count: int) -> None:
+    """Receive until there are `count` bytes at least: most messages come whole, and each call costs a thread its turn."""
+    while len(data) < count:
+        try:
+            part = connection.recv(_READ_BYTES)
+        except (ConnectionResetError, BrokenPipeError):
+            part = b""
+        if not part:
+            raise ConnectionEnded
+        data += part
 
 
 def object_length(data: bytes) -> int:

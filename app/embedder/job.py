@@ -12,6 +12,8 @@ from app.vision.faces import Embed
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME_MAX_CHARS = 200
+# No request of anybody's takes so long; a worker must not be anyone's for longer.
+_DEADLINE_MAX_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,15 @@ class Job:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest("The pool was asked for something that is no job.") from error
-        if not _SHA256.fullmatch(job.sha256) or job.length < 0 or job.embed not in EMBED_MODES:
+        if not is_digest(job.sha256) or job.length < 0 or job.embed not in EMBED_MODES:
             raise InvalidRequest("The pool was asked for a job that cannot be done.")
+        if job.deadline.remaining_s() > _DEADLINE_MAX_S:
+            raise InvalidRequest("The pool was asked for a job without a deadline.")
         if max_bytes is not None and job.length > max_bytes:
             raise UploadTooLarge(f"At most {max_bytes} bytes are accepted.")
         return job
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a SHA-256 in hexadecimal."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None

@@ -30,13 +30,14 @@ from app.config import Settings, SettingsError, load_settings
 from app.embedder.crew import Crew, RecycleLimits
 from app.embedder.fair_queue import QueueFull
 from app.embedder.framing import LENGTH_BYTES, FramingError, Message, decode, object_length
-from app.embedder.job import Job
+from app.embedder.job import Job, is_digest
 from app.embedder.pool_metrics import PoolMetrics
 from app.embedder.quarantine import STRIKES, Quarantine
 from app.embedder.waiting import Waiting, answer
 from app.embedder.worker import LoadEngine, error_message, run_worker
 from app.embedder.workers import STATES, Slot, WorkerProcess
 from app.errors import (
+    EmbedderError,
     FacedexError,
     ImageQuarantined,
     InvalidRequest,
@@ -59,8 +60,6 @@ _PROVEN_MAX: Final = 4096
 _MIB: Final = 1024 * 1024
 # An answer has to fit into a socket's buffer: the pool waits for nobody.
 _LISTED_MAX: Final = 1000
-# What somebody has asked a worker to end by: the picture in hand has nothing to do with it.
-_NO_FAULT: Final = frozenset({"sigterm", "sigint", "sighup"})
 # Outcomes of a job whose picture the worker may never have looked at.
 _UNTRIED: Final = frozenset({"abandoned", WorkerTimeout.code})
 # Of several things that have happened, what workers say comes first: a client that asks again must not be faster than the news
@@ -200,7 +199,7 @@ class Pool:
     def _turn(self) -> None:
         events = self._selector.select(_TICK_S)
         for key, _ in sorted(events, key=lambda event: event[0].data[0]):
-            if key.fileobj in self._selector.get_map():  # unless what came before has settled it
+            if self._selector.get_map().get(key.fd) is key:  # unless what came before has settled it
                 key.data[1]()
         for crew in self._crews.values():
             self._dispatch(crew)
@@ -230,12 +229,12 @@ class Pool:
 
     def _stop_listening(self) -> None:
         assert self._listener is not None
+        if self._settings.embedder_address.startswith("unix:"):  # first: from now on nobody is connected any more
+            Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
         self._accept()  # whoever is connected already is served
         self._selector.unregister(self._listener)
         self._listener.close()
         self._listener = None
-        if self._settings.embedder_address.startswith("unix:"):
-            Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
 
     def _end_workers(self) -> None:
         for crew in self._crews.values():
@@ -256,13 +255,23 @@ class Pool:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:  # it has gone again, or there are no descriptors left for now
-                log.exception("[WORKER] A connection could not be accepted")
+            except OSError as error:  # there are no descriptors left
+                self._make_room(error)
                 return
             connection.setblocking(False)
             self._reading[connection] = Reading(connection)
             self._watch(connection, partial(self._read, connection))
             self._read(connection)
+
+    def _make_room(self, error: OSError) -> None:
+        """Give up whoever has said nothing for longest."""
+        silent = next(iter(self._reading), None)
+        if silent is None:
+            log.error("[WORKER] A connection could not be accepted", reason=error.strerror)
+            time.sleep(_TICK_S / 10)  # what the others wait for frees descriptors; asking without a pause does not
+            return
+        self._forget(silent)
+        silent.close()
 
     def _read(self, connection: socket.socket) -> None:
         try:
@@ -298,11 +307,17 @@ class Pool:
                         json.dumps([asdict(held) for held in self._quarantine.held()[-_LISTED_MAX:]]).encode(),
                     )
                 case "clear_quarantine":
-                    answer(connection, {"cleared": self._quarantine.clear(message.get("sha256"))})
+                    sha256 = message.get("sha256")
+                    if sha256 is not None and not is_digest(sha256):
+                        raise InvalidRequest("A picture in quarantine is named by its SHA-256.")
+                    answer(connection, {"cleared": self._quarantine.clear(sha256)})
                 case _:
                     raise InvalidRequest("Unknown operation of the worker pool.")
         except FacedexError as error:
             self._answer_error(connection, error)
+        except Exception:  # whatever it is about this question: the others' must go on
+            log.exception("[WORKER] A question could not be answered")
+            self._answer_error(connection, EmbedderError("The worker pool could not answer; its log says why."))
 
     def _answer_error(self, connection: socket.socket, error: FacedexError) -> None:
         self._metrics.jobs.labels(error.code).inc()
@@ -336,6 +351,7 @@ class Pool:
                     evicted.connection, PoolBusy("The queue is full, and others wait for less; try again.")
                 )
         self._watch(connection, partial(self._leave, crew, waiting))
+        self._dispatch(crew)  # at once: the next one that comes must not find a full queue and idle workers
 
     def _require_harmless(self, sha256: str) -> None:
         if self._quarantine.holds(sha256):
@@ -395,9 +411,8 @@ class Pool:
     def _lost(self, job: Job, cause: str) -> None:
         self._landed(job.sha256)
         self._metrics.jobs.labels("worker_timeout" if cause == "hang" else "worker_crashed").inc()
-        if cause not in _NO_FAULT:
-            self._proven.pop(job.sha256, None)
-            self._quarantine.strike(job.sha256, cause)
+        self._proven.pop(job.sha256, None)
+        self._quarantine.strike(job.sha256, cause)
 
     def _landed(self, sha256: str) -> None:
         self._in_flight[sha256] -= 1
@@ -493,8 +508,10 @@ def _unix_listener(path: Path) -> socket.socket:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             path.unlink(missing_ok=True)
+        except BlockingIOError:  # it listens, and has no room for one more at the moment
+            raise OSError(f"another pool listens on {path.name} in this folder") from None
         else:
             raise OSError(f"another pool listens on {path.name} in this folder")
     listener = socket.socket(socket.AF_UNIX)

@@ -51,8 +51,10 @@ class Quarantine:
         self._strikes: dict[str, tuple[int, str, float]] = {}  # asked for every job: as on disk, without going there
         try:
             self._load()
+        except sqlite3.OperationalError:  # nothing says that the file itself is wrong: the disk is full, or not ours
+            log.exception("[WORKER] The quarantine cannot be read: it lasts until the pool ends")
         except sqlite3.Error:
-            log.exception("[WORKER] The quarantine cannot be read, and begins anew")
+            log.exception("[WORKER] The quarantine is damaged, and begins anew")
             path.unlink(missing_ok=True)
             self._load()
 

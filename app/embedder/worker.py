@@ -39,6 +39,7 @@ _MIB: Final = 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 # Of all processes, the kernel should take a worker when memory runs out: it is replaced at once.
 _OOM_SCORE_ADJ: Final = "500"
+_STATM: Final = Path("/proc/self/statm")
 
 
 def run_worker(
@@ -95,7 +96,7 @@ class Worker:
         connection.settimeout(max(job.deadline.remaining_s(), 0.001))
         try:
             connection.sendall(encode({"go": True}))
-            image = receive_exactly(connection, job.length)
+            image = receive_exactly(connection, job.length, job.deadline)
             outcome, answer = self._answer(image, job)
             connection.settimeout(max(job.deadline.remaining_s(), 0.001))
             connection.sendall(answer)
@@ -151,8 +152,9 @@ def _load_problem(error: Exception) -> str:
 def _settle(settings: Settings) -> None:
     """What a process has to arrange for itself: it ends with the pool, within its memory, and says where it crashed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    # The pool decides when it ends: Ctrl-C, and many a service manager, tell all processes at once, jobs in hand or not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     # A core dump would put people's faces on disk, and takes seconds.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -171,5 +173,4 @@ def _tell(control: socket.socket, event: Message) -> None:
 
 def _rss_bytes() -> int:
     """Resident memory, proc(5)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()

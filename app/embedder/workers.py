@@ -24,6 +24,8 @@ STATES: Final[tuple[State, ...]] = ("loading", "idle", "busy", "failed")
 LOAD_LIMIT_S: Final = 120.0
 # A worker that still has not answered so long after its job's deadline hangs.
 _HANG_GRACE_S: Final = 1.0
+# Nor does one that was given its job a moment before that deadline, and has had it for less than this.
+_HANG_LEAST_S: Final = 5.0
 _RESTART_FIRST_S: Final = 0.5
 _RESTART_MAX_S: Final = 15.0
 
@@ -121,7 +123,9 @@ class WorkerProcess:
             return None
         if not self.loaded:
             return "load_timeout" if now_s > self.started_s + LOAD_LIMIT_S else None
-        return "hang" if self.job is not None and now_s > self.job.deadline.at_s + _HANG_GRACE_S else None
+        if self.job is None:
+            return None
+        return "hang" if now_s > max(self.job.deadline.at_s + _HANG_GRACE_S, self.job_since_s + _HANG_LEAST_S) else None
 
     def kill(self, cause: str) -> None:
         """End it at once; `cause` is what it is put down to."""

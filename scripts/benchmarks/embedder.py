@@ -1,6 +1,5 @@
 """dlib's network in dlib's own runtime and as the ONNX graph of the pack `dlib`, on the same faces."""
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import numpy as np
 from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX, prepare_dlib_pack
 from app.vision.dlib_weights import LANDMARKS_NAME, WEIGHTS_NAME, find_model_file
 from app.vision.runtime import InferenceSession, open_session
+from scripts.benchmarks.pictures import photos
 from scripts.benchmarks.report import show, time_interleaved
-
-_LFW10 = Path(__file__).resolve().parents[2] / ".." / "shared" / "faces" / "lfw10"
 
 
 @click.command()
@@ -23,7 +21,7 @@ _LFW10 = Path(__file__).resolve().parents[2] / ".." / "shared" / "faces" / "lfw1
 def embedder(runs: int, as_json: bool) -> None:
     """One face at a time, one thread: dlib's own runtime and onnxruntime."""
     cv2.setNumThreads(1)
-    pictures = _pictures()
+    pictures = photos()
     chips = _chips(pictures)
     network = dlib.face_recognition_model_v1(str(find_model_file(WEIGHTS_NAME)))
     with tempfile.TemporaryDirectory() as folder:
@@ -38,16 +36,6 @@ def embedder(runs: int, as_json: bool) -> None:
         "largest difference of any number of any embedding": f"{_difference(network, session, chips):.1e}",
     }
     show("dlib's face embedder, one face at a time, one thread", timings, facts, as_json=as_json)
-
-
-def _pictures() -> list[Path]:
-    """The hundred of `../shared` where they are; else the group picture that comes with insightface."""
-    if _LFW10.is_dir():
-        return sorted(_LFW10.glob("*/*.jpg"))
-    spec = importlib.util.find_spec("insightface")
-    if spec is None or spec.origin is None:
-        raise click.ClickException("The package insightface, which has the picture, is not installed.")
-    return [Path(spec.origin).parent / "data" / "images" / "t1.jpg"]
 
 
 def _chips(pictures: list[Path]) -> list[np.ndarray]:

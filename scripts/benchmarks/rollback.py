@@ -1,12 +1,6 @@
 """From VECTOR_DB_ENABLED=true to a first answer with `mode: "pkl"`: by a reload, and by a restart."""
 
-import importlib.util
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,17 +13,18 @@ import click
 import httpx
 import numpy as np
 
-from app.config import PROJECT_ROOT
 from app.datasets.deepface_export import write_deepface
 from app.datasets.names import deepface_file_name
 from app.datasets.rows import DatasetRow
 from app.vision.faces import Box
+from scripts.benchmarks.pictures import portrait
 from scripts.benchmarks.report import Timing, show, summary
+from scripts.benchmarks.running import Service
 
 _DOMAIN = "slovenia"
 _DIMENSION = 128
 _LIMIT_S = 30.0
-_READY_WITHIN_S = 180.0
+_ANSWERS_WITHIN_S = 180.0
 
 
 @click.command()
@@ -43,7 +38,7 @@ def rollback(persons: int, rows: int, runs: int, as_json: bool) -> None:
         _write_dataset(service.storage / "pkl" / _DOMAIN, persons, rows)
         service.switch(True)
         service.start()
-        service.create_domain()
+        service.create_domain(_DOMAIN)
         ways: dict[str, Callable[[], None]] = {"restart": service.restart, "reload": service.reload}
         times: dict[str, list[float]] = {name: [] for name in ways}
         answers: Counter[str] = Counter()
@@ -85,31 +80,17 @@ def _write_dataset(folder: Path, persons: int, rows: int) -> None:
     write_deepface(folder / deepface_file_name("dlib", "dlib"), made)
 
 
-def _photo() -> bytes:
-    """One person, 512x512, of scikit-image."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise click.ClickException("The package scikit-image, which has the photo, is not installed.")
-    return (Path(spec.origin).parent / "data" / "astronaut.png").read_bytes()
-
-
 @contextmanager
 def _nobody() -> Iterator[Counter[str]]:
     yield Counter()
 
 
-class _Service:
-    """A service of its own, in a folder of its own."""
+class _Service(Service):
+    """A service whose database is switched on and off, and those who ask it."""
 
     def __init__(self, folder: Path) -> None:
-        self.storage = folder / "storage"
-        self._settings = folder / "settings"
-        self._photo = _photo()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self._url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
+        self._photo = portrait().read_bytes()
 
     def __enter__(self) -> "_Service":
         return self
@@ -118,40 +99,15 @@ class _Service:
         self.stop()
 
     def switch(self, enabled: bool) -> None:
-        self._settings.write_text(f"VECTOR_DB_ENABLED={str(enabled).lower()}\n")
-
-    def start(self) -> None:
-        given = ["--storage", str(self.storage), "--port", str(self._port), "--env-file", str(self._settings)]
-        env = {name: value for name, value in os.environ.items() if name != "VECTOR_DB_ENABLED"}
-        env["PYTHONPATH"] = str(PROJECT_ROOT)
-        argv = [sys.executable, "-P", "-m", "app.server", *given]
-        self._process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until_s = time.monotonic() + _READY_WITHIN_S
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > until_s:
-                raise click.ClickException("The service did not start.")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
+        self.settings_file.write_text(f"VECTOR_DB_ENABLED={str(enabled).lower()}\n")
 
     def restart(self) -> None:
         self.stop()
         self.start()
 
-    def reload(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
-
-    def create_domain(self) -> None:
-        httpx.post(f"{self._url}/v1/domains", json={"name": _DOMAIN}, headers=self._key()).raise_for_status()
-
     def ask_until(self, mode: str) -> None:
         """Ask until the answer has that mode."""
-        until_s = time.monotonic() + _READY_WITHIN_S
+        until_s = time.monotonic() + _ANSWERS_WITHIN_S
         with httpx.Client() as http:
             while self._ask(http) != mode:
                 if time.monotonic() > until_s:
@@ -184,22 +140,13 @@ class _Service:
         """The mode of one answer, or what went wrong."""
         try:
             answer = http.post(
-                f"{self._url}/recognize",
+                f"{self.url}/recognize",
                 data={"domain": _DOMAIN},
                 files={"file": self._photo},
-                headers=self._key(),
+                headers=self.key,
                 timeout=30,
             )
         except httpx.TransportError as error:
             return type(error).__name__
         told = answer.json()
         return told["mode"] if answer.status_code == 200 else told["code"]
-
-    def _ready(self) -> bool:
-        try:
-            return httpx.get(f"{self._url}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def _key(self) -> dict[str, str]:
-        return {"x-api-key": (self.storage / "admin.key").read_text().strip()}

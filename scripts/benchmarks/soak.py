@@ -1,0 +1,101 @@
+"""Memory of web and workers over many requests of all kinds."""
+
+import json
+from collections.abc import Sequence
+
+import click
+import httpx
+
+from scripts.benchmarks.load import closed_loop, upload
+from scripts.benchmarks.pictures import group_photo, photos, portrait
+from scripts.benchmarks.processes import members
+from scripts.benchmarks.report import cores, machine
+from scripts.benchmarks.running import Service, temporary_service
+
+_DOMAIN = "people"
+_ROLES = ("web", "pool", "worker")
+_AIM_PERCENT = 5.0
+_MIB = 1024 * 1024
+
+# Resident memory in bytes, by the name of the process.
+Sample = dict[str, int]
+
+
+@click.command()
+@click.option("--requests", type=click.IntRange(min=20), default=10_000, show_default=True)
+@click.option(
+    "--settled", type=click.IntRange(min=10), default=1_000, show_default=True, help="Drift counts from then on."
+)
+@click.option("--clients", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def soak(requests: int, settled: int, clients: int, as_json: bool) -> None:
+    """Sample each process's memory while clients send pictures, good ones and bad ones; workers are never recycled."""
+    if requests < 2 * settled:
+        raise click.ClickException("--requests must be at least twice --settled.")
+    samples: list[tuple[int, Sample]] = []
+    counts: dict[str, int] = {}
+    with temporary_service({"EMBEDDER_MAX_REQUESTS": "0", "EMBEDDER_RECYCLE_MB": "0"}) as service:
+        asked = _requests(service)
+        step, done = settled // 2, 0
+        while done < requests:
+            load = closed_loop(service.port, asked, clients, count=step, first=done)
+            done += len(load.answers)
+            for outcome, number in load.counts.items():
+                counts[outcome] = counts.get(outcome, 0) + number
+            samples.append((done, _sample(service)))
+    _show(samples, counts, settled, as_json=as_json)
+
+
+def _requests(service: Service) -> Sequence[bytes]:
+    """A cycle over the endpoints that take pictures, with large, damaged and other files every now and then."""
+    service.create_domain(_DOMAIN)
+    portrait_png, large = portrait().read_bytes(), group_photo().read_bytes()
+    with httpx.Client(base_url=service.url, headers=service.key) as http:
+        enrolled = http.post(f"/v1/domains/{_DOMAIN}/persons/Eileen/faces", files={"file": portrait_png})
+        enrolled.raise_for_status()
+    key, domain = service.key, {"domain": _DOMAIN}
+    odd = [large, portrait_png, large[: len(large) // 2], b"no picture at all"]
+    asked = []
+    for number, path in enumerate(photos()):
+        photo = [("file", path.read_bytes())]
+        asked += [upload("/recognize", domain, photo, key), upload("/v1/embeddings", {}, photo, key)]
+        match number % 10:
+            case 0:
+                asked.append(upload("/recognize", domain, [("file", odd[number // 10 % len(odd)])], key))
+            case 3:
+                asked.append(upload("/v1/verify", {}, [("file1", portrait_png), ("file2", photo[0][1])], key))
+            case 6:
+                asked.append(upload("/v1/embeddings/batch", {}, photo * 3, key))
+            case 9:
+                asked.append(upload("/v1/detect", {}, photo, key))
+    return asked
+
+
+def _sample(service: Service) -> Sample:
+    found = [member for member in members(service.pid) if member.role in _ROLES]
+    return {f"{member.role} {member.process.pid}": member.rss_bytes for member in found}
+
+
+def _show(samples: list[tuple[int, Sample]], counts: dict[str, int], settled: int, *, as_json: bool) -> None:
+    start = next(sample for done, sample in samples if done >= settled)
+    later = [sample for done, sample in samples if done > settled]
+    if any(sample.keys() != start.keys() for sample in later):
+        raise click.ClickException("A process was replaced in the meantime: its memory cannot be compared.")
+    drift = {name: max(sample[name] for sample in later) / start[name] * 100 - 100 for name in start}
+    worst = max(drift.values())
+    verdict = {
+        f"largest drift after {settled} requests, less than {_AIM_PERCENT:g} %": (
+            f"{worst:.2f} %: {'yes' if worst < _AIM_PERCENT else 'NO'}"
+        ),
+        "answers": counts,
+    }
+    if as_json:
+        rows = [{"requests": done} | sample for done, sample in samples]
+        click.echo(json.dumps({"machine": machine(), "samples": rows, "drift_percent": drift} | verdict, indent=2))
+        return
+    click.echo(f"Resident memory, MB; {cores()} cores\n")
+    click.echo(f"{'after':>8}" + "".join(f"{name:>16}" for name in start))
+    for done, sample in samples:
+        click.echo(f"{done:>8}" + "".join(f"{sample[name] / _MIB:>16.1f}" for name in start))
+    click.echo(f"{'drift':>8}" + "".join(f"{drift[name]:>14.2f} %" for name in start))
+    click.echo("\n" + "\n".join(f"{key}: {value}" for key, value in verdict.items()))

@@ -1,0 +1,92 @@
+"""A thousand damaged pictures through everything that takes pictures: answers, and not one worker lost."""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from app.embedder.client import EmbedderClient
+from tests import pictures
+from tests.mutations import Mutant, mutants
+from tests.service.running import RunningService
+
+pytestmark = [pytest.mark.service, pytest.mark.slow]
+
+_CLIENTS = 8
+_DOMAIN = "mutants"
+
+
+def as_form(path: str, **fields: str) -> Callable[[httpx.Client, Mutant], httpx.Response]:
+    """How a picture is sent there."""
+    return lambda http, mutant: http.post(path, data=fields, files={"file": (mutant.name, mutant.data)})
+
+
+def as_pair(http: httpx.Client, mutant: Mutant) -> httpx.Response:
+    """Beside a picture that nothing is wrong with."""
+    sound = ("sound.jpg", pictures.portrait().read_bytes())
+    return http.post("/v1/verify", files={"file1": (mutant.name, mutant.data), "file2": sound})
+
+
+# Everything that takes pictures, by its name in the API's description.
+ENDPOINTS = {
+    "/recognize": as_form("/recognize", domain=_DOMAIN),
+    "/v1/domains/{domain}/persons/{label}/faces": as_form(f"/v1/domains/{_DOMAIN}/persons/somebody/faces"),
+    "/v1/detect": as_form("/v1/detect"),
+    "/v1/embeddings": as_form("/v1/embeddings"),
+    "/v1/embeddings/batch": as_form("/v1/embeddings/batch"),
+    "/v1/verify": as_pair,
+}
+
+
+@pytest.fixture(scope="module")
+def pool(service: RunningService) -> EmbedderClient:
+    return EmbedderClient(f"unix:{service.storage}/run/embedder.sock")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _domain(service: RunningService):
+    with service.client() as http:
+        http.post("/v1/domains", json={"name": _DOMAIN}).raise_for_status()
+        yield
+        http.delete(f"/v1/domains/{_DOMAIN}").raise_for_status()
+
+
+def test_nothing_that_takes_pictures_is_left_out(http):
+    described = http.get("/openapi.json").json()["paths"]
+    with_picture = {
+        path
+        for path, operations in described.items()
+        if "multipart/form-data" in operations.get("post", {}).get("requestBody", {}).get("content", {})
+    }
+    assert with_picture == set(ENDPOINTS)
+
+
+def test_damaged_pictures_are_answered_and_cost_no_worker(service, pool):
+    before = [worker.pid for worker in pool.status().workers]
+    sends = list(ENDPOINTS.values())
+    damaged = mutants(1000, seed=4)
+
+    def client(number: int) -> list[tuple[Mutant, httpx.Response]]:
+        with service.client() as http:
+            return [
+                (damaged[which], sends[which % len(sends)](http, damaged[which]))
+                for which in range(number, len(damaged), _CLIENTS)
+            ]
+
+    with ThreadPoolExecutor(_CLIENTS) as threads:
+        answers = [answer for answers in threads.map(client, range(_CLIENTS)) for answer in answers]
+    wrong = [
+        (mutant.name, mutant.mutation, answer.status_code, answer.text)
+        for mutant, answer in answers
+        if not (answer.is_success or (answer.is_client_error and answer.json()["code"] != "image_quarantined"))
+    ]
+    assert wrong == []
+    counted = Counter(answer.is_success for _, answer in answers)
+    assert counted[True] + counted[False] == len(damaged)
+    assert min(counted[True], counted[False]) > len(damaged) // 10  # damage of both kinds was among them
+    status = pool.status()
+    assert [worker.pid for worker in status.workers] == before
+    assert status.quarantined == 0
+    assert all(worker.state == "idle" for worker in status.workers)
