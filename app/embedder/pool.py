@@ -55,6 +55,8 @@ log = structlog.stdlib.get_logger("facedex.worker")
 _TICK_S: Final = 0.1
 _HEADER_WITHIN_S: Final = 5.0
 _BACKLOG: Final = 512
+# Clients that are refused and come again at once must not keep the pool from its workers.
+_ACCEPTED_AT_ONCE: Final = 64
 # Pictures that were worked off well a moment ago may be so by any number of workers at once.
 _PROVEN_MAX: Final = 4096
 _MIB: Final = 1024 * 1024
@@ -231,7 +233,7 @@ class Pool:
         assert self._listener is not None
         if self._settings.embedder_address.startswith("unix:"):  # first: from now on nobody is connected any more
             Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
-        self._accept()  # whoever is connected already is served
+        self._accept(_BACKLOG)  # whoever is connected already is served
         self._selector.unregister(self._listener)
         self._listener.close()
         self._listener = None
@@ -248,9 +250,9 @@ class Pool:
 
     # Connections
 
-    def _accept(self) -> None:
+    def _accept(self, at_most: int = _ACCEPTED_AT_ONCE) -> None:
         assert self._listener is not None
-        while True:
+        for _ in range(at_most):
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
