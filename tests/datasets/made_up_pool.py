@@ -44,11 +44,14 @@ class MadeUpPool(EmbedderClient):
     def status(self, *, timeout_s: float = 2.0) -> PoolStatus:
         if self.says_nothing is not None:
             raise self.says_nothing("no time")
-        state, problem = ("idle", None) if self.contract is not None else ("failed", "the model is damaged")
-        worker = WorkerStatus(
-            "made-up-1", "made-up", self.contract, state, None, problem, jobs=0, rss_bytes=0, busy_s=0.0
-        )
-        return PoolStatus("made-up", (worker,), queue_length=0, quarantined=0)
+        return pool_status("made-up", self.contract)
+
+
+def pool_status(model: str, contract: str | None) -> PoolStatus:
+    """What a pool of one worker says: idle, or without a model where there is no contract."""
+    state, problem = ("idle", None) if contract is not None else ("failed", "the model is damaged")
+    worker = WorkerStatus(f"{model}-1", model, contract, state, None, problem, jobs=0, rss_bytes=0, busy_s=0.0)
+    return PoolStatus(model, (worker,), queue_length=0, quarantined=0)
 
 
 def made_up_face(image: bytes) -> Face:

@@ -1,6 +1,5 @@
 """The five real datasets: each moves, and both services then name the same persons, rightly."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,15 @@ from app.datasets.reembedding import Pictures
 from app.datasets.report import MigrationReport, Silent
 from app.db.session import Database
 from app.db.vectors import SearchOptions, search
-from app.embedder.client import EmbedderClient, PoolStatus
+from app.embedder.client import EmbedderClient
+from app.embedder.status import PoolStatus
 from app.enrolment.quality import check_quality, main_face
 from app.recognition.matching import Candidate, Decision, decide
 from app.recognition.verify import verify_migration
 from app.vision.engine import FaceEngine, load_engine
 from app.vision.faces import Analysis, Face
 from app.vision.packs import PackStore
+from tests.datasets.made_up_pool import pool_status
 from tests.datasets.migrating import gallery_of, stored
 from tests.packs import install_dlib, install_scrfd
 from tests.pictures import GALLERY_SIZE, MAX_PIXELS, SHARED, lfw10
@@ -44,8 +45,7 @@ class PoolOfOne(EmbedderClient):
         return self._seen[image]
 
     def status(self, **_others: Any) -> PoolStatus:
-        manifest = self.engine.pack.manifest
-        return PoolStatus(manifest.name, manifest.contract.id, None, os.getpid())
+        return pool_status(self.engine.pack.manifest.name, self.engine.pack.manifest.contract.id)
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,6 @@ def test_log_lines_of_its_threads_have_the_request_id():
         assert told(analyze_each(["a"], analyze, parallel=1, deadline_s=5)) == [(0, "r1")]
 
 
-@pytest.mark.parametrize(("workers", "pictures", "wanted"), [(1, 9, 1), (2, 9, 1), (4, 9, 3), (64, 9, 4), (64, 2, 2)])
-def test_a_batch_never_has_all_workers(workers, pictures, wanted):
+@pytest.mark.parametrize(("workers", "pictures", "wanted"), [(1, 9, 1), (2, 9, 2), (4, 3, 3), (64, 9, 9)])
+def test_a_batch_keeps_all_workers_busy_and_no_more(workers, pictures, wanted):
     assert pictures_at_once(parse_settings(embedder_workers=workers), pictures) == wanted
