@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     @property
     def quarantine_file(self) -> Path:
         """Digests of the pictures that brought down workers."""
-        return self.storage_dir / "quarantine.sqlite"
+        return self.storage_dir / "quarantine.json"
 
     @property
     def embedder_address(self) -> str:

@@ -154,13 +154,15 @@ class EmbedderClient:
     def _run(self, job: Job, image: bytes) -> bytes:
         if job.deadline.expired:
             raise WorkerTimeout("The deadline had passed before a worker was asked.")
-        with self._connected(job.deadline.remaining_s()) as connection:
+        with self._connected(max(job.deadline.remaining_s(), 0.001)) as connection:
             try:
                 self._exchange(connection, encode(job.to_message()))
                 connection.settimeout(max(job.deadline.remaining_s(), 0.001))
                 return self._exchange(connection, image)[1]
             except TimeoutError:
                 raise WorkerTimeout("No worker finished before the deadline.") from None
+            except OSError as error:  # of the network, to a pool elsewhere
+                raise EmbedderUnavailable("The connection to the worker pool was lost.") from error
 
     def _ask(self, question: Message, *, timeout_s: float = _QUESTION_S) -> tuple[Message, bytes]:
         with self._connected(timeout_s) as connection:

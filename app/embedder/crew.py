@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 import structlog
@@ -18,6 +18,7 @@ log = structlog.stdlib.get_logger("facedex.worker")
 
 # Workers of one age are not all replaced at the same time.
 _RECYCLE_JITTER: Final = 0.1
+_POLL_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Crew:
         self._fork = fork
         self._metrics = metrics
         self._retired: list[WorkerProcess] = []
+        self._dying: list[tuple[Slot, WorkerProcess]] = []
 
     @property
     def problem(self) -> str | None:
@@ -90,33 +92,76 @@ class Crew:
                 if process is slot.successor:
                     self._hand_over(slot)
             case "failed":
-                process.problem = slot.problem = event["problem"]
+                process.problem = str(event["problem"])
+                if process is slot.process:
+                    slot.problem = process.problem
             case "done":
                 process.job = None
                 process.jobs += 1
                 process.rss_bytes = event["rss_bytes"]
+                slot.has_worked()
                 self._metrics.job_time.observe(monotonic() - process.job_since_s)
                 self._recycle(slot, process)
                 return str(event["outcome"])
         return None
 
-    def bury(self, slot: Slot, process: WorkerProcess) -> str:
-        """Take note of the end of a worker, and make room for the next; what it ended of."""
-        cause = process.bury()
+    def lose(self, slot: Slot, process: WorkerProcess) -> None:
+        """Take note of a worker that has closed its end of the socket, and make room for the next."""
+        process.gone_s = monotonic()
+        process.control.close()
+        self._dying.append((slot, process))
         if process in self._retired:
             self._retired.remove(process)
-            return cause
-        if process is slot.successor:
+        elif process is slot.successor:
             slot.successor = None  # the worker that it was for goes on
             slot.plan_restart(at_once=False)
         else:
             slot.process, slot.successor = slot.successor, None
             if not process.loaded and process.problem is None:
-                slot.problem = f"a worker died while it loaded the model: {cause}"
-            slot.plan_restart(at_once=process.loaded)
-        self._metrics.ends.labels(cause).inc()
-        log.error(f"[WORKER] {slot.name} is gone: {cause}", pid=process.pid, jobs=process.jobs)
-        return cause
+                slot.problem = "a worker died while it loaded the model"
+            # One that has come up, and died before it did anything, would do so again and again.
+            slot.plan_restart(at_once=process.jobs > 0 or process.job is not None)
+
+    def reap(self) -> list[tuple[WorkerProcess, str]]:
+        """The workers that have ended since the last call, and what of."""
+        ended = []
+        for slot, process in self._dying[:]:
+            cause = process.reap()
+            if cause is None:
+                continue
+            self._dying.remove((slot, process))
+            if not (process.retired and cause == "ended"):  # counted when it was
+                self._metrics.ends.labels(cause).inc()
+                log.error(f"[WORKER] {slot.name} is gone: {cause}", pid=process.pid, jobs=process.jobs)
+            ended.append((process, cause))
+        return ended
+
+    @property
+    def is_working(self) -> bool:
+        """Whether some worker has a job."""
+        return any(process.job is not None for process in self.processes())
+
+    @property
+    def is_burying(self) -> bool:
+        """Whether the end of some worker is still to be reaped."""
+        return bool(self._dying)
+
+    def end(self) -> None:
+        """End all workers: at once, but for one that is about to end by itself."""
+        for slot in self.slots:
+            for process in (slot.process, slot.successor):
+                if process is not None and process.job is None and process.loaded:
+                    process.retire()
+                elif process is not None:
+                    process.kill("stopped")
+        for process in self._retired:
+            process.kill("stopped")
+        remaining = [*self.processes(), *(process for _, process in self._dying)]
+        for process in remaining:
+            process.gone_s = process.gone_s or monotonic()
+        while remaining:
+            remaining = [process for process in remaining if process.reap() is None]
+            sleep(_POLL_S if remaining else 0)
 
     def _start(self, slot: Slot) -> WorkerProcess | None:
         """A new process; None where the machine has none to give now, and it is tried again after a pause."""
@@ -147,4 +192,5 @@ class Crew:
             self._metrics.ends.labels("recycled_memory" if by_memory else "recycled_jobs").inc()
             log.info(f"[WORKER] {slot.name} recycled", pid=old.pid, jobs=old.jobs, rss_mb=old.rss_bytes >> 20)
             old.retire()
+            old.retired = True
             self._retired.append(old)

@@ -10,32 +10,36 @@ import os
 # Before NumPy is imported: its BLAS would start a thread a core, and the workers are forked from here.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
+import errno
 import json
+import resource
 import selectors
 import signal
 import socket
 import sys
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import structlog
 
 from app.config import Settings, SettingsError, load_settings
 from app.embedder.crew import Crew, RecycleLimits
 from app.embedder.fair_queue import QueueFull
-from app.embedder.framing import LENGTH_BYTES, FramingError, Message, decode, object_length
+from app.embedder.framing import FramingError, Message
 from app.embedder.job import Job, is_digest
+from app.embedder.listener import BACKLOG, open_listener, unlink_listener
 from app.embedder.pool_metrics import PoolMetrics
+from app.embedder.pool_report import exposition, pool_status
 from app.embedder.quarantine import STRIKES, Quarantine
-from app.embedder.waiting import Waiting, answer
+from app.embedder.reading import Reading
+from app.embedder.risk import Risks
+from app.embedder.status import PoolStatus
+from app.embedder.waiting import Waiting, reply
 from app.embedder.worker import LoadEngine, error_message, run_worker
-from app.embedder.workers import STATES, Slot, WorkerProcess
+from app.embedder.workers import Slot, WorkerProcess
 from app.errors import (
     EmbedderError,
     FacedexError,
@@ -53,51 +57,19 @@ from app.vision.packs import PackStore
 log = structlog.stdlib.get_logger("facedex.worker")
 
 _TICK_S: Final = 0.1
+_BURYING_TICK_S: Final = 0.005
 _HEADER_WITHIN_S: Final = 5.0
-_BACKLOG: Final = 512
 # Clients that are refused and come again at once must not keep the pool from its workers.
 _ACCEPTED_AT_ONCE: Final = 64
-# Pictures that were worked off well a moment ago may be so by any number of workers at once.
-_PROVEN_MAX: Final = 4096
 _MIB: Final = 1024 * 1024
+_DESCRIPTORS: Final = 16_384
 # An answer has to fit into a socket's buffer: the pool waits for nobody.
 _LISTED_MAX: Final = 1000
 # Outcomes of a job whose picture the worker may never have looked at.
-_UNTRIED: Final = frozenset({"abandoned", WorkerTimeout.code})
+_UNTRIED: Final = frozenset({"abandoned", InvalidRequest.code, WorkerTimeout.code})
 # Of several things that have happened, what workers say comes first: a client that asks again must not be faster than the news
 # that its worker has died.
 _URGENT, _ORDINARY = 0, 1
-
-
-class Reading:
-    """A connection whose first message has not arrived in full."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.since_s = time.monotonic()
-        self._data = bytearray()
-        self._wanted = LENGTH_BYTES
-
-    def read(self) -> Message | None:
-        """Read what is there, and not a byte more than the message; the message where it is complete.
-
-        Raises:
-            FramingError: it is none.
-            OSError: the other side has gone.
-        """
-        while True:
-            try:
-                part = self.connection.recv(self._wanted - len(self._data))
-            except BlockingIOError:
-                return None
-            if not part:
-                raise ConnectionResetError
-            self._data += part
-            if len(self._data) < self._wanted:
-                continue
-            if self._wanted > LENGTH_BYTES:
-                return decode(bytes(self._data[LENGTH_BYTES:]))
-            self._wanted += object_length(bytes(self._data))
 
 
 class Pool:
@@ -116,8 +88,7 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         self._reading: dict[socket.socket, Reading] = {}
-        self._in_flight: Counter[str] = Counter()
-        self._proven: OrderedDict[str, None] = OrderedDict()
+        self._risks = Risks(self._quarantine, next(iter(models)))
         self._stopping_at_s: float | None = None
         self._wake_out, self._wake_in = socket.socketpair()
         limits = RecycleLimits(settings.embedder_max_requests, settings.embedder_recycle_mb * _MIB)
@@ -165,13 +136,7 @@ class Pool:
         self._wake_out.recv(4096)
 
     def _listen(self) -> None:
-        address = self._settings.embedder_address
-        if address.startswith("unix:"):
-            self._listener = _unix_listener(Path(address.removeprefix("unix:")))
-        else:
-            parts = urlsplit(address)
-            self._listener = socket.create_server((parts.hostname or "", parts.port or 0), backlog=_BACKLOG)
-        self._listener.setblocking(False)
+        self._listener = open_listener(self._settings.embedder_address)
         self._watch(self._listener, self._accept)
 
     def _fork(self, slot: Slot) -> WorkerProcess:
@@ -199,7 +164,8 @@ class Pool:
     # The loop
 
     def _turn(self) -> None:
-        events = self._selector.select(_TICK_S)
+        burying = any(crew.is_burying for crew in self._crews.values())
+        events = self._selector.select(_BURYING_TICK_S if burying else _TICK_S)
         for key, _ in sorted(events, key=lambda event: event[0].data[0]):
             if self._selector.get_map().get(key.fd) is key:  # unless what came before has settled it
                 key.data[1]()
@@ -207,15 +173,19 @@ class Pool:
             self._dispatch(crew)
 
     def _housekeep(self) -> None:
+        self._quarantine.save_again()
         for crew in self._crews.values():
             crew.fill()
+            for process, cause in crew.reap():
+                if process.job is not None:
+                    self._quarantine.explain(process.job.sha256, cause)
             for waiting in [waiting for waiting in crew.queue if waiting.job.deadline.expired]:
                 self._leave_queue(crew, waiting)
-                self._answer_error(waiting.connection, WorkerTimeout("The deadline passed while the picture waited."))
+                self._refuse(waiting, WorkerTimeout("The deadline passed while the picture waited."))
             if crew.problem is not None:
                 for waiting in list(crew.queue):
                     self._leave_queue(crew, waiting)
-                    self._answer_error(waiting.connection, ModelUnavailable(f"No model is loaded: {crew.problem}"))
+                    self._refuse(waiting, ModelUnavailable(f"No model is loaded: {crew.problem}"))
         late_s = time.monotonic() - _HEADER_WITHIN_S
         for reading in [reading for reading in self._reading.values() if reading.since_s < late_s]:
             self._forget(reading.connection)
@@ -226,27 +196,20 @@ class Pool:
             return False
         if self._listener is not None:
             self._stop_listening()
-        working = self._in_flight or self._reading or any(len(crew.queue) for crew in self._crews.values())
+        working = self._reading or any(len(crew.queue) or crew.is_working for crew in self._crews.values())
         return not working or time.monotonic() > self._stopping_at_s
 
     def _stop_listening(self) -> None:
         assert self._listener is not None
-        if self._settings.embedder_address.startswith("unix:"):  # first: from now on nobody is connected any more
-            Path(self._settings.embedder_address.removeprefix("unix:")).unlink(missing_ok=True)
-        self._accept(_BACKLOG)  # whoever is connected already is served
+        unlink_listener(self._settings.embedder_address)  # first: from now on nobody is connected any more
+        self._accept(BACKLOG)  # whoever is connected already is served
         self._selector.unregister(self._listener)
         self._listener.close()
         self._listener = None
 
     def _end_workers(self) -> None:
         for crew in self._crews.values():
-            for process in crew.processes():
-                if process.job is None and process.loaded:
-                    process.retire()
-                else:
-                    process.kill("stopped")
-            for process in crew.processes():
-                process.bury()
+            crew.end()
 
     # Connections
 
@@ -257,8 +220,9 @@ class Pool:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # there are no descriptors left
-                self._make_room(error)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._make_room(error)
                 return
             connection.setblocking(False)
             self._reading[connection] = Reading(connection)
@@ -296,14 +260,14 @@ class Pool:
                 case "analyze":
                     self._enqueue(connection, message)
                 case "status":
-                    answer(connection, {}, json.dumps(self._status()).encode())
+                    reply(connection, {}, json.dumps(asdict(self._status())).encode())
                 case "metrics":
-                    answer(connection, {}, self._exposition())
+                    reply(connection, {}, exposition(self._metrics, self._crews.values(), len(self._quarantine.held())))
                 case "examine":
                     self._require_harmless(str(message.get("sha256")))
-                    answer(connection, {})
+                    reply(connection, {})
                 case "quarantine":
-                    answer(
+                    reply(
                         connection,
                         {},
                         json.dumps([asdict(held) for held in self._quarantine.held()[-_LISTED_MAX:]]).encode(),
@@ -312,18 +276,24 @@ class Pool:
                     sha256 = message.get("sha256")
                     if sha256 is not None and not is_digest(sha256):
                         raise InvalidRequest("A picture in quarantine is named by its SHA-256.")
-                    answer(connection, {"cleared": self._quarantine.clear(sha256)})
+                    reply(connection, {"cleared": self._quarantine.clear(sha256)})
                 case _:
                     raise InvalidRequest("Unknown operation of the worker pool.")
         except FacedexError as error:
-            self._answer_error(connection, error)
+            if message.get("op") == "analyze":
+                self._metrics.jobs.labels(error.code).inc()
+            reply(connection, error_message(error))
         except Exception:  # whatever it is about this question: the others' must go on
             log.exception("[WORKER] A question could not be answered")
-            self._answer_error(connection, EmbedderError("The worker pool could not answer; its log says why."))
+            reply(connection, error_message(EmbedderError("The worker pool could not answer; its log says why.")))
 
-    def _answer_error(self, connection: socket.socket, error: FacedexError) -> None:
+    def _status(self) -> PoolStatus:
+        return pool_status(self._crews.values(), self._default, len(self._quarantine.held()))
+
+    def _refuse(self, waiting: Waiting, error: FacedexError) -> None:
+        """Answer a job that no worker gets."""
         self._metrics.jobs.labels(error.code).inc()
-        answer(connection, error_message(error))
+        reply(waiting.connection, error_message(error))
 
     # Jobs
 
@@ -340,7 +310,7 @@ class Pool:
         if crew.problem is not None:
             raise ModelUnavailable(f"No model is loaded: {crew.problem}")
         waiting = Waiting(job, connection, time.monotonic())
-        if job.again:
+        if job.again and self._quarantine.strikes(job.sha256):  # it was in the queue before, and a worker died of it
             crew.queue.push_first(job.client, waiting)
         else:
             try:
@@ -349,9 +319,7 @@ class Pool:
                 raise PoolBusy("All workers are busy and the queue is full; try again shortly.") from None
             if evicted is not None:
                 self._selector.unregister(evicted.connection)
-                self._answer_error(
-                    evicted.connection, PoolBusy("The queue is full, and others wait for less; try again.")
-                )
+                self._refuse(evicted, PoolBusy("The queue is full, and others wait for less; try again."))
         self._watch(connection, partial(self._leave, crew, waiting))
         self._dispatch(crew)  # at once: the next one that comes must not find a full queue and idle workers
 
@@ -373,99 +341,53 @@ class Pool:
 
     def _dispatch(self, crew: Crew) -> None:
         while (worker := crew.free_worker()) is not None:
-            waiting = crew.queue.pop(self._may_go)
+            waiting = crew.queue.pop(lambda waiting: self._risks.may_go(waiting.job))
             if waiting is None:
                 return
             self._selector.unregister(waiting.connection)
             if self._quarantine.holds(waiting.job.sha256):  # since it came
-                self._answer_error(waiting.connection, ImageQuarantined("Workers have died of this picture."))
+                self._refuse(waiting, ImageQuarantined("Workers have died of this picture."))
                 continue
-            # Recorded before the worker has it: whatever becomes of the worker, this is what it was doing.
-            self._in_flight[waiting.job.sha256] += 1
+            worker.at_risk = not self._risks.is_proven(waiting.job)
+            if worker.at_risk:  # recorded before the worker has it
+                self._risks.taken(waiting.job)
             if not worker.give(waiting.job, waiting.connection):
-                self._landed(waiting.job.sha256)
+                self._landed(worker, waiting.job)
                 crew.queue.push_first(waiting.job.client, waiting)
                 self._watch(waiting.connection, partial(self._leave, crew, waiting))
                 return  # its death is news that is still to come
             self._metrics.queue_wait.observe(time.monotonic() - waiting.since_s)
             waiting.connection.close()
 
-    def _may_go(self, waiting: Waiting) -> bool:
-        """No more workers are risked on a picture than may die of it."""
-        sha256 = waiting.job.sha256
-        return sha256 in self._proven or self._in_flight[sha256] < max(1, STRIKES - self._quarantine.strikes(sha256))
-
     def _hear(self, slot: Slot, process: WorkerProcess) -> None:
         crew, job, event = self._crews[slot.model], process.job, process.event()
         if event is None:
             self._selector.unregister(process.control)
-            cause = crew.bury(slot, process)
+            crew.lose(slot, process)
             if job is not None:
-                self._lost(job, cause)
+                self._lost(process, job)
             return
-        outcome = crew.hear(slot, process, event)
+        try:
+            outcome = crew.hear(slot, process, event)
+        except (KeyError, TypeError):
+            log.error("[WORKER] A worker says what none of them would", pid=process.pid)
+            process.kill("nonsense")
+            return
         if outcome is not None and job is not None:
             self._metrics.jobs.labels(outcome).inc()
-            self._landed(job.sha256)
+            self._landed(process, job)
             if outcome not in _UNTRIED:
-                self._prove(job.sha256)
+                self._risks.survived(job)
 
-    def _lost(self, job: Job, cause: str) -> None:
-        self._landed(job.sha256)
-        self._metrics.jobs.labels("worker_timeout" if cause == "hang" else "worker_crashed").inc()
-        self._proven.pop(job.sha256, None)
-        self._quarantine.strike(job.sha256, cause)
+    def _lost(self, process: WorkerProcess, job: Job) -> None:
+        self._landed(process, job)
+        self._metrics.jobs.labels("worker_timeout" if process.kill_cause == "hang" else "worker_crashed").inc()
+        self._risks.killed(job, process.kill_cause or "unknown")
 
-    def _landed(self, sha256: str) -> None:
-        self._in_flight[sha256] -= 1
-        if not self._in_flight[sha256]:
-            del self._in_flight[sha256]
-
-    def _prove(self, sha256: str) -> None:
-        """A worker has survived it: what died before did so of something else."""
-        self._proven[sha256] = None
-        self._proven.move_to_end(sha256)
-        if len(self._proven) > _PROVEN_MAX:
-            self._proven.popitem(last=False)
-        if self._quarantine.strikes(sha256):
-            self._quarantine.clear(sha256)
-
-    # What it says of itself
-
-    def _status(self) -> Message:
-        now_s = time.monotonic()
-        workers: list[dict[str, Any]] = [
-            {
-                "name": slot.name,
-                "model": slot.model,
-                "contract": slot.process.contract if slot.process else None,
-                "state": slot.state,
-                "pid": slot.process.pid if slot.process else None,
-                "problem": slot.problem,
-                "jobs": slot.process.jobs if slot.process else 0,
-                "rss_bytes": slot.process.rss_bytes if slot.process else 0,
-                "busy_s": now_s - slot.process.job_since_s if slot.process and slot.process.job else 0.0,
-            }
-            for crew in self._crews.values()
-            for slot in crew.slots
-        ]
-        return {
-            "default_model": self._default,
-            "workers": workers,
-            "queue_length": sum(len(crew.queue) for crew in self._crews.values()),
-            "quarantined": len(self._quarantine.held()),
-        }
-
-    def _exposition(self) -> bytes:
-        metrics = self._metrics
-        metrics.quarantined.set(len(self._quarantine.held()))
-        for crew in self._crews.values():
-            metrics.queue_length.labels(crew.model).set(len(crew.queue))
-            for slot in crew.slots:
-                for state in STATES:
-                    metrics.state.labels(slot.name, slot.model, state).set(state == slot.state)
-                metrics.memory.labels(slot.name).set(slot.process.rss_bytes if slot.process else 0)
-        return metrics.exposition()
+    def _landed(self, process: WorkerProcess, job: Job) -> None:
+        if process.at_risk:
+            process.at_risk = False
+            self._risks.landed(job)
 
 
 def pool_models(settings: Settings) -> dict[str, int]:
@@ -490,6 +412,7 @@ def main(load: LoadEngine = load_engine) -> int:
         print(f"facedex: wrong settings: {error}", file=sys.stderr)  # noqa: T201
         return 2
     os.umask(0o077)  # the socket is for this user only
+    _raise_descriptor_limit()
     configure_logging(settings, settings.logs_dir / "embedder.log")
     try:
         Pool(settings, pool_models(settings), load).run()
@@ -500,26 +423,11 @@ def main(load: LoadEngine = load_engine) -> int:
     return 0
 
 
-def _unix_listener(path: Path) -> socket.socket:
-    """A socket at that path, in the place of one that was left behind.
-
-    Raises:
-        OSError: another pool listens there, or the path cannot be used.
-    """
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)
-        except BlockingIOError:  # it listens, and has no room for one more at the moment
-            raise OSError(f"another pool listens on {path.name} in this folder") from None
-        else:
-            raise OSError(f"another pool listens on {path.name} in this folder")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen(_BACKLOG)
-    return listener
+def _raise_descriptor_limit() -> None:
+    """A queued job holds a connection, and the queue may be longer than the usual soft limit of 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class Waiting:
     since_s: float
 
 
-def answer(connection: socket.socket, message: Message, body: bytes = b"") -> None:
+def reply(connection: socket.socket, message: Message, body: bytes = b"") -> None:
     """Say the last that there is to say on a connection, which is not waited for."""
     try:
         connection.setblocking(False)

@@ -7,6 +7,7 @@ through the pool.
 import ctypes
 import faulthandler
 import gc
+import hashlib
 import json
 import os
 import resource
@@ -23,7 +24,7 @@ from app.config import Settings
 from app.embedder.framing import ConnectionEnded, FramingError, Message, encode, receive_exactly
 from app.embedder.job import Job
 from app.embedder.protocol import dump_analysis
-from app.errors import FacedexError, WorkerTimeout
+from app.errors import FacedexError, InvalidRequest, WorkerTimeout
 from app.vision.engine import FaceEngine, load_engine
 from app.vision.packs import InstalledPack, PackStore
 
@@ -110,6 +111,8 @@ class Worker:
         try:
             if job.deadline.expired:
                 raise WorkerTimeout("The deadline passed before the picture was looked at.")
+            if hashlib.sha256(image).hexdigest() != job.sha256:  # else one picture could be blamed for another's harm
+                raise InvalidRequest("The picture is not the one that was announced.")
             analysis = self._engine.analyze(image, max_pixels=self._settings.max_image_pixels, embed=job.embed)
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")

@@ -26,6 +26,8 @@ LOAD_LIMIT_S: Final = 120.0
 _HANG_GRACE_S: Final = 1.0
 # Nor does one that was given its job a moment before that deadline, and has had it for less than this.
 _HANG_LEAST_S: Final = 5.0
+# A process that has closed its end of the socket, and yet does not end, is ended.
+_GONE_WITHIN_S: Final = 2.0
 _RESTART_FIRST_S: Final = 0.5
 _RESTART_MAX_S: Final = 15.0
 
@@ -45,6 +47,9 @@ class WorkerProcess:
         jobs: how many it has done.
         rss_bytes: its memory after the last.
         kill_cause: why the pool has killed it.
+        at_risk: whether it is the first to do with its picture what it does.
+        retired: whether another has its place, and it only ends what it is doing.
+        gone_s: when it closed its end of the socket.
     """
 
     pid: int
@@ -58,6 +63,9 @@ class WorkerProcess:
     jobs: int = 0
     rss_bytes: int = 0
     kill_cause: str | None = None
+    at_risk: bool = False
+    retired: bool = False
+    gone_s: float | None = None
 
     @classmethod
     def fork(cls, run: Callable[[socket.socket], int], release: Callable[[], None]) -> "WorkerProcess":
@@ -139,26 +147,22 @@ class WorkerProcess:
         except OSError:
             return  # it is gone already
 
-    def bury(self) -> str:
-        """Wait for the end of a process that has closed its end of the socket; what it ended of."""
-        self.control.close()
-        self._wait_briefly()
-        _, status = os.waitpid(self.pid, 0)
+    def reap(self) -> str | None:
+        """What a process has ended of that has closed its end of the socket; None where it is not quite gone.
+
+        To free the memory of a large picture takes the kernel up to a second, which nobody waits for.
+        """
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            if self.gone_s is not None and time.monotonic() > self.gone_s + _GONE_WITHIN_S:
+                os.kill(self.pid, signal.SIGKILL)
+            return None
         if self.kill_cause is not None:
             return self.kill_cause
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             return signal.Signals(-code).name.lower()
         return "ended" if code == 0 else _EXIT_CAUSES.get(code, "error")
-
-    def _wait_briefly(self) -> None:
-        """It has closed its socket, so it is as good as gone; one that is not for some reason must not hold up the pool."""
-        until_s = time.monotonic() + 1.0
-        while time.monotonic() < until_s:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                return
-            time.sleep(0.001)
-        os.kill(self.pid, signal.SIGKILL)
 
 
 @dataclass(slots=True, eq=False)
@@ -191,7 +195,11 @@ class Slot:
 
     def came_up(self) -> None:
         """Its process has loaded the model."""
-        self.problem, self._pause_s = None, 0.0
+        self.problem = None
+
+    def has_worked(self) -> None:
+        """Its process has done a job: what comes next is no repetition of what was before."""
+        self._pause_s = 0.0
 
     def plan_restart(self, *, at_once: bool) -> None:
         """Say when the next process is started: at once, or after a pause that doubles where it never came up."""

@@ -4,6 +4,7 @@ import pytest
 
 from app.embedder.quarantine import STRIKES, Quarantine
 from app.errors import ImageQuarantined, WorkerCrashed
+from app.vision.faces import Analysis
 from tests.embedder.pools import CLIENTS, Crowd, at_once, faces, is_same, running_pool, sha256
 from tests.service.running import eventually
 
@@ -41,6 +42,18 @@ def test_a_poison_picture_costs_two_workers_and_is_refused_until_it_is_cleared(t
         assert len(pool.analyze(POISON).faces) == len(right[5].faces)
 
 
+def test_what_is_safe_for_one_is_not_taken_as_safe_for_all(tmp_path, models):
+    """Of faces that are only looked for, no worker dies here; that says nothing of embedding them."""
+    with running_pool(tmp_path / "pool", models, faults={POISON: "segfault@embed"}, embedder_workers=3) as pool:
+        look = [lambda: pool.analyze(POISON, embed="none", client="looking")] * CLIENTS
+        assert {type(answer) for answer in at_once(*look)} == {Analysis}
+        answers = at_once(*look, *[lambda: pool.analyze(POISON, client="poisoner")] * CLIENTS)
+        assert {type(answer) for answer in answers[CLIENTS:]} == {ImageQuarantined}
+        assert {type(answer) for answer in answers[:CLIENTS]} <= {Analysis, ImageQuarantined}
+        pool.wait_until_whole()
+        eventually(lambda: pool.deaths() == {"sigsegv": 2})
+
+
 def test_a_quarantine_ends(tmp_path, models):
     with running_pool(
         tmp_path / "pool", models, faults={POISON: "abort"}, embedder_workers=2, quarantine_s=5.0
@@ -52,9 +65,12 @@ def test_a_quarantine_ends(tmp_path, models):
             eventually(lambda: pool.client.quarantined() == [])
 
 
-def test_a_damaged_quarantine_begins_anew(tmp_path):
-    file = tmp_path / "quarantine.sqlite"
-    file.write_bytes(b"no database at all" * 100)
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff", b"[]", b"{", b'{"a": 1}', b'{"a": {"strikes": {"": "x"}, "cause": "", "expires_at": 9e9}}']
+)
+def test_a_damaged_quarantine_begins_anew(tmp_path, damage):
+    file = tmp_path / "quarantine.json"
+    file.write_bytes(damage)
     quarantine = Quarantine(file, 60)
     for _ in range(STRIKES):
         quarantine.strike(sha256(POISON), "sigsegv")
@@ -62,8 +78,8 @@ def test_a_damaged_quarantine_begins_anew(tmp_path):
 
 
 def test_a_quarantine_that_cannot_be_written_lasts_until_the_pool_ends(tmp_path):
-    (tmp_path / "quarantine.sqlite").mkdir()
-    quarantine = Quarantine(tmp_path / "quarantine.sqlite", 60)
+    (tmp_path / "quarantine.json").mkdir()
+    quarantine = Quarantine(tmp_path / "quarantine.json", 60)
     for _ in range(STRIKES):
         quarantine.strike(sha256(POISON), "sigsegv")
     assert quarantine.holds(sha256(POISON))

@@ -1,6 +1,5 @@
-import sqlite3
+import json
 import time
-from contextlib import closing
 
 import pytest
 
@@ -11,7 +10,7 @@ A, B = "a" * 64, "b" * 64
 
 @pytest.fixture
 def file(tmp_path):
-    return tmp_path / "quarantine.sqlite"
+    return tmp_path / "quarantine.json"
 
 
 @pytest.fixture
@@ -73,18 +72,62 @@ def test_a_picture_is_let_through_after_its_time(file, monkeypatch):
     assert quarantine.strikes(A) == 1
 
 
-def test_what_has_expired_is_taken_off_the_disk_at_the_start(file, monkeypatch):
+def test_what_has_expired_is_taken_off_the_disk(file, monkeypatch):
     quarantine = Quarantine(file, keep_s=100)
     quarantine.strike(A, "sigsegv")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 101)
-    Quarantine(file, keep_s=100)
-    with closing(sqlite3.connect(file)) as database:
-        assert database.execute("SELECT count(*) FROM strikes").fetchone() == (0,)
+    quarantine.strike(B, "sigsegv")
+    assert list(json.loads(file.read_text())) == [B]
 
 
 def test_only_digests_are_kept(file, quarantine):
+    quarantine.strike(A, "sigsegv", "dlib/all")
+    (entry,) = json.loads(file.read_text()).values()
+    assert entry.keys() == {"strikes", "cause", "expires_at"}
+    assert entry["strikes"] == {"dlib/all": 1}
+
+
+def test_whoever_survives_something_else_clears_nobody(quarantine):
+    quarantine.strike(A, "sigsegv", "dlib/all")
+    quarantine.survived(A, "dlib/none")
+    assert quarantine.strikes(A) == 1
+    quarantine.survived(A, "dlib/all")
+    assert quarantine.strikes(A) == 0
+
+
+def test_workers_that_died_of_different_things_count_together(quarantine):
+    quarantine.strike(A, "sigsegv", "dlib/all")
+    quarantine.strike(A, "sigsegv", "dlib/none")
+    assert quarantine.holds(A)
+
+
+def test_the_reason_may_come_later(file, quarantine):
+    for _ in range(2):
+        quarantine.strike(A, "unknown")
+    quarantine.explain(A, "sigsegv")
+    assert [picture.cause for picture in Quarantine(file, keep_s=3600).held()] == ["sigsegv"]
+    quarantine.explain(B, "sigsegv")  # cleared meanwhile
+    assert quarantine.strikes(B) == 0
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch):
+    quarantine = Quarantine(tmp_path / "gone" / "quarantine.json", keep_s=3600)
     quarantine.strike(A, "sigsegv")
-    with closing(sqlite3.connect(file)) as database:
-        columns = [row[1] for row in database.execute("PRAGMA table_info(strikes)")]
-    assert columns == ["sha256", "strikes", "cause", "expires_at"]
+    (tmp_path / "gone").mkdir()
+    quarantine.save_again()  # too early
+    assert not list((tmp_path / "gone").iterdir())
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    quarantine.save_again()
+    assert Quarantine(tmp_path / "gone" / "quarantine.json", keep_s=3600).strikes(A) == 1
+
+
+def test_it_does_not_grow_without_end(file, monkeypatch):
+    monkeypatch.setattr("app.embedder.quarantine._MAX_PICTURES", 10)
+    quarantine = Quarantine(file, keep_s=3600)
+    for number in range(25):
+        quarantine.strike(f"{number:064x}", "sigsegv")
+    assert len(json.loads(file.read_text())) == 10
+    assert quarantine.strikes(f"{24:064x}") == 1
+    assert quarantine.strikes(f"{0:064x}") == 0
