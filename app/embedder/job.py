@@ -7,7 +7,7 @@ from typing import Self
 from app.deadline import Deadline
 from app.embedder.framing import Message
 from app.embedder.protocol import EMBED_MODES
-from app.errors import InvalidRequest, UploadTooLarge
+from app.errors import InvalidImage, InvalidRequest, UploadTooLarge
 from app.vision.faces import Embed
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -67,7 +67,7 @@ class Job:
             same_clock: whether it was sent on this machine.
 
         Raises:
-            InvalidRequest, UploadTooLarge: it is not one that can be done.
+            InvalidRequest, InvalidImage, UploadTooLarge: it is not one that can be done.
         """
         try:
             job = cls(
@@ -88,6 +88,8 @@ class Job:
             raise InvalidRequest("The pool was asked for a job that cannot be done.")
         if job.deadline.remaining_s() > _DEADLINE_MAX_S:
             raise InvalidRequest("The pool was asked for a job without a deadline.")
+        if not job.length:  # to a worker, which says when to send it, there would be nothing to say
+            raise InvalidImage("The file is empty.")
         if max_bytes is not None and job.length > max_bytes:
             raise UploadTooLarge(f"At most {max_bytes} bytes are accepted.")
         return job

@@ -91,6 +91,10 @@ class RunningPool:
         eventually(lambda: self.process.poll() is not None or self.loaded() == self.size)
         assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}"
 
+    def wait_until_idle(self) -> None:
+        """Until it knows of every worker that it has done its job, which clients may know a moment earlier."""
+        eventually(lambda: not self.busy())
+
     def said(self) -> str:
         log = self.settings.logs_dir / "embedder.log"
         return self.printed.read_text() + (log.read_text() if log.exists() else "")
@@ -197,6 +201,7 @@ def stopped(pids: Sequence[int]) -> Iterator[None]:
 @contextmanager
 def held_up(pool: RunningPool) -> Iterator[Callable[[], None]]:
     """No job comes to an end, until the function that one gets is called."""
+    pool.wait_until_idle()
     with ExitStack() as stack:
         stack.enter_context(stopped([worker.pid for worker in pool.workers()]))
         yield stack.close

@@ -29,6 +29,7 @@ def right(pool):
 
 def test_a_stopped_worker_costs_its_own_request_and_is_replaced(pool, right):
     hangs = pool.deaths().get("hang", 0)
+    pool.wait_until_idle()
     answers = []
     slow = threading.Thread(target=lambda: answers.append(pool.analyze(SLOW, deadline_s=4)))
     slow.start()
@@ -58,8 +59,9 @@ def test_a_hang_in_native_code_costs_its_own_request_and_is_quarantined_the_seco
 
 
 def test_a_job_that_waited_until_its_deadline_does_not_look_like_a_hang(pool):
+    pool.wait_until_idle()
     before = pool.workers(), pool.deaths()
     assert isinstance(pool.analyze(SLOW, deadline_s=0.5), WorkerTimeout)
-    eventually(lambda: not pool.busy())
+    pool.wait_until_idle()
     assert [worker.pid for worker in pool.workers()] == [worker.pid for worker in before[0]]
     assert pool.deaths() == before[1]

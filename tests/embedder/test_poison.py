@@ -106,12 +106,11 @@ def test_a_picture_that_another_end_befell_is_not_blamed_for_good(tmp_path, mode
     """One death may have any reason; when the picture is next worked off well, it is forgotten."""
     with running_pool(tmp_path / "pool", models, faults={POISON: "dawdle"}, embedder_workers=2) as pool:
         for _ in range(3):
-            killed: list[int] = []
+            pool.wait_until_idle()
 
-            def kill_the_first(killed=killed):
+            def kill_the_first() -> None:
                 eventually(pool.busy)
-                killed.append(pool.busy()[0].pid)
-                pool.end(killed[0])
+                pool.end(pool.busy()[0].pid)
 
             answer, _ = at_once(lambda: pool.analyze(POISON), kill_the_first)
             assert is_same(answer, pool.analyze(POISON))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
-from app.errors import EmbedderUnavailable, ModelUnavailable, PoolBusy
+from app.errors import EmbedderUnavailable, ModelUnavailable
 from tests.embedder.pools import (
     CLIENTS,
     Crowd,
@@ -69,7 +69,7 @@ def test_a_second_pool_does_not_take_the_place_of_one_that_is_busy(tmp_path, mod
                             connection.connect(str(pool.socket))
         finally:
             second.kill()
-        eventually(lambda: not isinstance(pool.analyze(HARMLESS[0]), PoolBusy))  # it has many to refuse first
+        pool.wait_until_whole()  # once it has got through all who had come
         assert len(pool.analyze(HARMLESS[0]).faces) == 1
 
 
@@ -79,14 +79,14 @@ def test_workers_do_not_outlive_a_pool_that_was_killed(tmp_path, models):
         assert len(family) == 4
         with Crowd(pool, HARMLESS) as crowd:
             crowd.wait_for_more(CLIENTS)
-            family[1].suspend()
-            eventually(lambda: any(worker.busy_s > 1 for worker in pool.busy()))  # before it gets the next one to hang
 
-            def kill_it_once_two_do_not_move() -> None:
-                eventually(lambda: sum(worker.busy_s > 1 for worker in pool.busy()) == 2)
+            def kill_it_once_one_hangs() -> None:
+                eventually(lambda: any(worker.busy_s > 2 for worker in pool.busy()))
+                stands_still = next(worker for worker in pool.workers() if worker.busy_s < 2)
+                os.kill(stands_still.pid, signal.SIGSTOP)
                 pool.process.send_signal(signal.SIGKILL)
 
-            at_once(lambda: pool.analyze(HANGING), kill_it_once_two_do_not_move)
+            at_once(lambda: pool.analyze(HANGING), kill_it_once_one_hangs)
             assert pool.process.wait(60) == -signal.SIGKILL
             assert living(family) == []
         pool.start()  # over what the old one left behind

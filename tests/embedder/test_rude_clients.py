@@ -13,7 +13,7 @@ import pytest
 from app.deadline import Deadline
 from app.embedder.framing import encode, receive
 from app.embedder.job import Job
-from app.errors import ImageQuarantined, InvalidRequest, PoolBusy
+from app.errors import ImageQuarantined, InvalidImage, InvalidRequest, PoolBusy
 from tests.embedder.pools import CLIENTS, Crowd, at_once, faces, held_up, is_same, running_pool, sha256, stopped
 from tests.service.running import eventually
 
@@ -127,6 +127,14 @@ def test_what_is_no_job_is_a_typed_error(pool):
 def test_a_strange_digest_is_a_typed_error(pool, digest):
     with pytest.raises(InvalidRequest):
         pool.client.clear_quarantine(digest)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_an_empty_picture_is_none(pool):
+    with dialled(pool) as connection:
+        connection.sendall(encode(job(b"")))
+        assert receive(connection)[0]["error"] == "invalid_image"
+    assert isinstance(pool.analyze(b""), InvalidImage)
 
 
 @pytest.mark.usefixtures("unharmed")
