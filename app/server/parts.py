@@ -142,6 +142,8 @@ def _spawn(settings: Settings, name: str, arguments: list[str], log_name: str) -
         # One core, one worker, one thread: libraries that start threads of their own only get in each other's way.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # glibc would give each of the web's threads a heap of its own, and all of them keep what their largest request took.
+        "MALLOC_ARENA_MAX": "2",
         "PYTHONUNBUFFERED": "1",
     }
     argv = [sys.executable, *arguments]
