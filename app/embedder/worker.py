@@ -110,7 +110,9 @@ class Worker:
         try:
             if job.deadline.expired:
                 raise WorkerTimeout("The deadline passed before the picture was looked at.")
-            analysis = self._engine.analyze(image, max_pixels=self._settings.max_image_pixels, embed=job.embed)
+            analysis = self._engine.analyze(
+                image, max_pixels=self._settings.max_image_pixels, embed=job.embed, deadline=job.deadline
+            )
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")
             return error.code, encode(error_message(error))
