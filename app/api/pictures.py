@@ -113,6 +113,11 @@ def parse_uploads(
     return uploads
 
 
+def is_longer_than_one(request: Request, *, max_bytes: int) -> bool:
+    """Whether the body, which has not been read, is or may be longer than one picture, of `max_bytes` at most."""
+    return request.content_length is None or request.content_length > max_bytes + _BODY_EXTRA_BYTES
+
+
 def _json_object(request: Request) -> dict[str, Any]:
     text = request.get_data(cache=False)
     if sum(map(text.count, _STRUCTURE)) > _MAX_STRUCTURE:
