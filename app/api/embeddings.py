@@ -20,7 +20,7 @@ from app.api.picture_schemas import (
     EmbeddingAnswer,
     EmbeddingParameters,
 )
-from app.api.pictures import Upload, parse_probe, parse_uploads
+from app.api.pictures import parse_probe, parse_uploads
 from app.api.problems import validated
 from app.api.wiring import services
 from app.deadline import Deadline
@@ -91,10 +91,18 @@ def _parse_batch(query: BatchParameters) -> tuple[Batch, bool]:
     parameters = validated(BatchParameters, query.model_dump(exclude_unset=True) | request.form.to_dict())
     analyze = _analysis(parameters)
 
-    def analyze_upload(upload: Upload, deadline: Deadline) -> Analysis:
-        return analyze(read_picture(upload.data, max_bytes=settings.max_upload_bytes), deadline)
+    def analyze_file(data: bytes, deadline: Deadline) -> Analysis:
+        return analyze(read_picture(data, max_bytes=settings.max_upload_bytes), deadline)
 
-    batch = Batch(uploads, analyze_upload, settings, hang_up_test(request.environ), g.request_id, g.started_s)
+    batch = Batch(
+        names=[upload.name for upload in uploads],
+        pictures={index: upload.data for index, upload in enumerate(uploads)},
+        analyze=analyze_file,
+        settings=settings,
+        hung_up=hang_up_test(request.environ),
+        request_id=g.request_id,
+        started_s=g.started_s,
+    )
     return batch, _wants_stream(parameters.stream)
 
 

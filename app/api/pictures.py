@@ -107,7 +107,7 @@ def parse_uploads(
     if len(files) > max_files:
         wanted = "one picture is" if max_files == 1 else f"{max_files} pictures are"
         raise InvalidRequest(f"{len(files)} files were sent; at most {wanted} accepted.")
-    uploads = [Upload(file.filename or "file", file.stream.read(max_bytes + 1)) for file in files]
+    uploads = [Upload(file.filename or "file", _taken(file, max_bytes + 1)) for file in files]
     if len(uploads) == 1:
         _checked(uploads[0].data, max_bytes)
     return uploads
@@ -154,7 +154,15 @@ def _only_file(request: Request, field: str, max_bytes: int) -> Upload:
         raise EmptyUpload(f"Send two pictures, as the multipart fields 'file1' and 'file2'; '{field}' is missing.")
     if len(files) > 1:
         raise InvalidRequest(f"{len(files)} files were sent as '{field}'; one is accepted.")
-    return Upload(field, _checked(files[0].stream.read(max_bytes + 1), max_bytes, f"The picture '{field}'"))
+    return Upload(field, _checked(_taken(files[0], max_bytes + 1), max_bytes, f"The picture '{field}'"))
+
+
+def _taken(file: FileStorage, most_bytes: int) -> bytes:
+    """What the file holds, which the request then holds no longer."""
+    try:
+        return file.stream.read(most_bytes)
+    finally:
+        file.close()
 
 
 def _checked(data: bytes, max_bytes: int, what: str = "The picture") -> bytes:
