@@ -1,8 +1,9 @@
 """A deadline that travels with a request through every step."""
 
+import math
 import time
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,7 @@ class Deadline:
     def expired(self) -> bool:
         """Whether no time is left."""
         return self.remaining_s() <= 0.0
+
+
+# For work that may take as long as it takes.
+NO_DEADLINE: Final = Deadline(math.inf)

@@ -13,13 +13,12 @@ from flask import Response, jsonify
 
 from app.api.metrics import BATCH_PICTURES
 from app.api.openapi import ViewReturn
-from app.api.pictures import Upload
 from app.api.problems import problem_response
 from app.config import Settings
 from app.deadline import Deadline
 from app.embedder.answer import embeddings_to_json, timings_to_json
 from app.embedder.batch import Outcome, analyze_each, pictures_at_once
-from app.errors import ClientGone, UnknownModel
+from app.errors import ClientGone, PoolBusy, UnknownModel
 from app.vision.faces import Analysis, summed_timings
 
 log = structlog.stdlib.get_logger("facedex.api")
@@ -30,16 +29,18 @@ class Batch:
     """What to do; holds nothing of Flask's, whose request may be over while its answer is streamed.
 
     Attributes:
-        uploads: the files.
-        analyze: from a file to its faces, within a deadline; called in several threads.
+        names: of the files.
+        pictures: the files' bytes by their place; each is dropped once it has been looked at, however long the answer takes.
+        analyze: from a file's bytes to its faces, within a deadline; called in several threads.
         settings: how many pictures at once, and how long each may take.
         hung_up: whether the client is gone.
         request_id: of the request.
         started_s: when it began, on the monotonic clock.
     """
 
-    uploads: Sequence[Upload]
-    analyze: Callable[[Upload, Deadline], Analysis]
+    names: Sequence[str]
+    pictures: dict[int, bytes]
+    analyze: Callable[[bytes, Deadline], Analysis]
     settings: Settings
     hung_up: Callable[[], bool]
     request_id: str
@@ -48,16 +49,24 @@ class Batch:
     def outcomes(self) -> Generator[Outcome]:
         """Every file's outcome, in the order in which they finish."""
         return analyze_each(
-            self.uploads,
-            self.analyze,
-            parallel=pictures_at_once(self.settings, len(self.uploads)),
+            range(len(self.names)),
+            self._analyze,
+            parallel=pictures_at_once(self.settings, len(self.names)),
             deadline_s=self.settings.request_deadline_s,
             abandoned=self.hung_up,
         )
 
+    def _analyze(self, index: int, deadline: Deadline) -> Analysis:
+        data = self.pictures.pop(index)
+        try:
+            return self.analyze(data, deadline)
+        except PoolBusy:
+            self.pictures[index] = data  # its turn comes again
+            raise
+
     def entry(self, outcome: Outcome) -> dict[str, Any]:
         """`PictureResult`."""
-        head = {"index": outcome.index, "file": self.uploads[outcome.index].name}
+        head = {"index": outcome.index, "file": self.names[outcome.index]}
         if outcome.analysis is not None:
             return head | {"status": "ok"} | embeddings_to_json(outcome.analysis)
         assert outcome.error is not None

@@ -1,6 +1,7 @@
 """`POST /v1/embeddings` and `/v1/embeddings/batch`: the faces of pictures as vectors."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from app.api.picture_schemas import (
     EmbeddingAnswer,
     EmbeddingParameters,
 )
-from app.api.pictures import Upload, parse_probe, parse_uploads
+from app.api.pictures import parse_probe, parse_uploads
 from app.api.problems import validated
 from app.api.wiring import services
 from app.deadline import Deadline
@@ -68,6 +69,18 @@ def embed_batch(query: BatchParameters) -> ViewReturn:
     200 where at least one picture succeeded; otherwise the first one's error, with the results of all. Streamed
     (`application/x-ndjson`): always 200, one line per picture as it finishes, then a summary.
     """
+    with ExitStack() as held:
+        held.enter_context(services().long_requests.place(g.client.id))
+        batch, stream = _parse_batch(query)
+        if not stream:
+            return json_answer(batch)
+        response = streamed_answer(batch)
+        response.call_on_close(held.pop_all().close)
+        return response
+
+
+def _parse_batch(query: BatchParameters) -> tuple[Batch, bool]:
+    """What to do, and whether its results are streamed."""
     settings = services().settings
     uploads = parse_uploads(
         request,
@@ -78,11 +91,19 @@ def embed_batch(query: BatchParameters) -> ViewReturn:
     parameters = validated(BatchParameters, query.model_dump(exclude_unset=True) | request.form.to_dict())
     analyze = _analysis(parameters)
 
-    def analyze_upload(upload: Upload, deadline: Deadline) -> Analysis:
-        return analyze(read_picture(upload.data, max_bytes=settings.max_upload_bytes), deadline)
+    def analyze_file(data: bytes, deadline: Deadline) -> Analysis:
+        return analyze(read_picture(data, max_bytes=settings.max_upload_bytes), deadline)
 
-    batch = Batch(uploads, analyze_upload, settings, hang_up_test(request.environ), g.request_id, g.started_s)
-    return streamed_answer(batch) if _wants_stream(parameters.stream) else json_answer(batch)
+    batch = Batch(
+        names=[upload.name for upload in uploads],
+        pictures={index: upload.data for index, upload in enumerate(uploads)},
+        analyze=analyze_file,
+        settings=settings,
+        hung_up=hang_up_test(request.environ),
+        request_id=g.request_id,
+        started_s=g.started_s,
+    )
+    return batch, _wants_stream(parameters.stream)
 
 
 def wants_vectors(asked: bool | None, client: Principal) -> bool:

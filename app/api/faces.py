@@ -1,12 +1,14 @@
 """`/v1/domains/{domain}/persons/{label}/faces`."""
 
+from contextlib import ExitStack
+
 from flask import g, jsonify, request
 from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.dump import dump_face, dump_outcome, dump_person
 from app.api.metrics import ENROLMENTS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
-from app.api.pictures import parse_uploads
+from app.api.pictures import is_longer_than_one, parse_uploads
 from app.api.problems import problem_response
 from app.api.schemas import EnrolmentAnswer, EnrolmentProblem, FacePage, FacePath, PageQuery, PersonPath
 from app.api.wiring import services
@@ -33,20 +35,7 @@ def enrol_faces(path: PersonPath) -> ViewReturn:
     Each file is answered on its own. 201 where at least one was enrolled; otherwise the first file's error, with the results
     of all.
     """
-    settings = services().settings
-    uploads = parse_uploads(
-        request,
-        max_bytes=settings.max_upload_bytes,
-        max_files=settings.max_request_files,
-        max_request_bytes=settings.max_request_bytes,
-    )
-    result = services().faces.enrol(
-        path.domain,
-        path.label,
-        [(upload.name, upload.data) for upload in uploads],
-        client=g.client.id,
-        request_id=g.request_id,
-    )
+    result = _enrol_uploads(path)
     answer = _answer(result)
     if answer["enrolled"]:
         return jsonify(answer), 201
@@ -68,6 +57,29 @@ def delete_face(path: FacePath) -> ViewReturn:
     """Delete one enrolled face."""
     services().faces.delete(path.domain, path.label, path.face_id)
     return "", 204
+
+
+def _enrol_uploads(path: PersonPath) -> EnrolmentResult:
+    settings, long_requests = services().settings, services().long_requests
+    with ExitStack() as held:
+        long = is_longer_than_one(request, max_bytes=settings.max_upload_bytes)
+        if long:
+            held.enter_context(long_requests.place(g.client.id))
+        uploads = parse_uploads(
+            request,
+            max_bytes=settings.max_upload_bytes,
+            max_files=settings.max_request_files,
+            max_request_bytes=settings.max_request_bytes,
+        )
+        if len(uploads) > 1 and not long:  # small files: only now it is known how many
+            held.enter_context(long_requests.place(g.client.id))
+        return services().faces.enrol(
+            path.domain,
+            path.label,
+            [(upload.name, upload.data) for upload in uploads],
+            client=g.client.id,
+            request_id=g.request_id,
+        )
 
 
 def _answer(result: EnrolmentResult) -> dict[str, object]:

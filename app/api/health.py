@@ -1,6 +1,5 @@
 """Whether the service lives, and whether it can answer."""
 
-import time
 from typing import Any, Final
 
 from flask import Response, current_app, g, jsonify
@@ -8,12 +7,12 @@ from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.metrics import metrics_response
 from app.api.openapi import SECURITY, ViewReturn
+from app.api.recent import Recent
 from app.api.schemas import Live, Ready
 from app.api.wiring import services
 from app.errors import DatabaseDisabled, FacedexError
 
 _RECENT: Final = "facedex.readiness"
-_RECENT_S: Final = 1.0
 
 bp = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")])
 
@@ -55,13 +54,9 @@ def metrics() -> Response:
 
 
 def _recent_checks() -> dict[str, dict[str, Any]]:
-    """What was found within the last second: anybody may ask, as often as they like, and none of it may cost others time."""
-    known = current_app.extensions.get(_RECENT)
-    if known is None or time.monotonic() - known[0] > _RECENT_S:
-        known = (time.monotonic(), _examine())
-        current_app.extensions[_RECENT] = known
-    checks: dict[str, dict[str, Any]] = known[1]
-    return checks
+    """Anybody may ask, as often as they like, and none of it may cost others time."""
+    recent: Recent[dict[str, dict[str, Any]]] = current_app.extensions.setdefault(_RECENT, Recent())
+    return recent.get(_examine)
 
 
 def _examine() -> dict[str, dict[str, Any]]:

@@ -1,17 +1,22 @@
 """Pictures out of requests: multipart, raw bytes, or base64 in JSON. Bytes only; the pool decodes them."""
 
 import base64
-import binascii
+import string
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from flask import Request
+from flask import Request, json
 from werkzeug.datastructures import FileStorage
 
 from app.errors import EmptyUpload, InvalidRequest, UploadTooLarge
 
 # Base64 adds a third, multipart and JSON a little; the exact check is on the picture itself.
 _BODY_EXTRA_BYTES = 65_536
+# A picture in base64 has none of the characters that make JSON of many parts, and its parameters need few. A body of millions
+# is parsed into a hundred times its length.
+_STRUCTURE: Final = (b"[", b"{", b",")
+_MAX_STRUCTURE: Final = 300
+_BLANKS: Final = string.whitespace.encode()
 # Names under which clients send files.
 _FILE_FIELDS = ("file", "files", "file[]", "files[]", "image")
 
@@ -102,14 +107,25 @@ def parse_uploads(
     if len(files) > max_files:
         wanted = "one picture is" if max_files == 1 else f"{max_files} pictures are"
         raise InvalidRequest(f"{len(files)} files were sent; at most {wanted} accepted.")
-    uploads = [Upload(file.filename or "file", file.stream.read(max_bytes + 1)) for file in files]
+    uploads = [Upload(file.filename or "file", _taken(file, max_bytes + 1)) for file in files]
     if len(uploads) == 1:
         _checked(uploads[0].data, max_bytes)
     return uploads
 
 
+def is_longer_than_one(request: Request, *, max_bytes: int) -> bool:
+    """Whether the body, which has not been read, is or may be longer than one picture, of `max_bytes` at most."""
+    return request.content_length is None or request.content_length > max_bytes + _BODY_EXTRA_BYTES
+
+
 def _json_object(request: Request) -> dict[str, Any]:
-    body = request.get_json(silent=True, cache=False)
+    text = request.get_data(cache=False)
+    if sum(map(text.count, _STRUCTURE)) > _MAX_STRUCTURE:
+        raise InvalidRequest(f"The body has more than {_MAX_STRUCTURE} brackets and commas; a picture needs none.")
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
     if not isinstance(body, dict):
         raise InvalidRequest("The body is not a JSON object.")
     return body
@@ -118,13 +134,18 @@ def _json_object(request: Request) -> dict[str, Any]:
 def _from_base64(text: object, key: str, max_bytes: int) -> bytes:
     if not isinstance(text, str):
         raise EmptyUpload(f"Send the picture as base64 text under the key '{key}'.")
+    what = f"The picture under '{key}'"
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        image = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
+        # Of bytes, not of words: a list of the pieces between a million line breaks takes far more than the text.
+        letters = text.encode("ascii").translate(None, _BLANKS)
+        if len(letters) > 4 * -(-max_bytes // 3):
+            raise UploadTooLarge(f"{what} is longer than {max_bytes} bytes.")
+        image = base64.b64decode(letters, validate=True)
+    except ValueError:  # binascii.Error is one
         raise InvalidRequest(f"The value of '{key}' is not base64.") from None
-    return _checked(image, max_bytes, f"The picture under '{key}'")
+    return _checked(image, max_bytes, what)
 
 
 def _only_file(request: Request, field: str, max_bytes: int) -> Upload:
@@ -133,7 +154,15 @@ def _only_file(request: Request, field: str, max_bytes: int) -> Upload:
         raise EmptyUpload(f"Send two pictures, as the multipart fields 'file1' and 'file2'; '{field}' is missing.")
     if len(files) > 1:
         raise InvalidRequest(f"{len(files)} files were sent as '{field}'; one is accepted.")
-    return Upload(field, _checked(files[0].stream.read(max_bytes + 1), max_bytes, f"The picture '{field}'"))
+    return Upload(field, _checked(_taken(files[0], max_bytes + 1), max_bytes, f"The picture '{field}'"))
+
+
+def _taken(file: FileStorage, most_bytes: int) -> bytes:
+    """What the file holds, which the request then holds no longer."""
+    try:
+        return file.stream.read(most_bytes)
+    finally:
+        file.close()
 
 
 def _checked(data: bytes, max_bytes: int, what: str = "The picture") -> bytes:

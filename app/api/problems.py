@@ -86,6 +86,7 @@ _CIRCUMSTANCES = (
     errors.DatabaseUnavailable,
     errors.DomainNotMigrated,
     errors.DatasetUnavailable,
+    errors.PoolBusy,
 )
 _MAX_FIELD_ERRORS = 20
 

@@ -7,6 +7,7 @@ from flask import current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
+from app.api.long_requests import LongRequests
 from app.config import Settings
 from app.datasets.store import DatasetStore
 from app.db.session import Database
@@ -40,6 +41,7 @@ class Services:
     faces: FaceService
     recognition: RecognitionController
     verification: VerificationService
+    long_requests: LongRequests
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -67,6 +69,7 @@ def build_services(settings: Settings) -> Services:
         faces=FaceService(settings, database, embedder, packs),
         recognition=_recognition(settings, database, datasets, embedder, packs),
         verification=VerificationService(embedder, packs),
+        long_requests=LongRequests(settings.web_threads),
     )
 
 

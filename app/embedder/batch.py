@@ -71,7 +71,7 @@ def analyze_each(
         try:
             finished.put(Outcome(index, _analyze_patiently(item, analyze, Deadline.after(deadline_s), stop)))
         except FacedexError as error:
-            finished.put(Outcome(index, error=error))
+            finished.put(Outcome(index, error=_without_frames(error)))
         except Exception:
             # A fault of one picture's, also where nobody foresaw it.
             log.exception("[EMBED] Picture failed", index=index)
@@ -87,6 +87,12 @@ def analyze_each(
         finally:
             stop.set()
             threads.shutdown(cancel_futures=True)
+
+
+def _without_frames(error: FacedexError) -> FacedexError:
+    """The error alone: the frames that it came through hold the picture, for as long as the outcome is kept."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _next(finished: SimpleQueue[Outcome], abandoned: Callable[[], bool]) -> Outcome:

@@ -29,10 +29,11 @@ class LocalEmbedder:
         self._lock = threading.Lock()
 
     def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all") -> Analysis:
-        """Detect and embed the faces of one picture. Nothing can stop native code: the deadline is not looked at.
+        """Detect and embed the faces of one picture. Nothing can stop native code: the deadline is looked at in between.
 
         Raises:
             ImageError: the picture cannot be read.
+            WorkerTimeout: the deadline passed.
         """
         with self._lock:  # an engine belongs to one thread at a time
-            return self._engine.analyze(image, max_pixels=self._max_pixels, embed=embed)
+            return self._engine.analyze(image, max_pixels=self._max_pixels, embed=embed, deadline=deadline)

@@ -113,7 +113,9 @@ class Worker:
                 raise WorkerTimeout("The deadline passed before the picture was looked at.")
             if hashlib.sha256(image).hexdigest() != job.sha256:  # else one picture could be blamed for another's harm
                 raise InvalidRequest("The picture is not the one that was announced.")
-            analysis = self._engine.analyze(image, max_pixels=self._settings.max_image_pixels, embed=job.embed)
+            analysis = self._engine.analyze(
+                image, max_pixels=self._settings.max_image_pixels, embed=job.embed, deadline=job.deadline
+            )
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")
             return error.code, encode(error_message(error))

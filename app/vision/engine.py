@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from app.deadline import NO_DEADLINE, Deadline
 from app.vision.faces import Analysis, Embed
 from app.vision.packs import InstalledPack
 
@@ -14,19 +15,23 @@ class FaceEngine(Protocol):
         """The pack that was loaded."""
         ...
 
-    def analyze(self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all") -> Analysis:
+    def analyze(
+        self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline = NO_DEADLINE
+    ) -> Analysis:
         """Find the faces of one picture and embed them.
 
         Args:
             image_bytes: a JPEG, PNG, WebP or BMP file.
             max_pixels: largest width times height that is decoded.
             embed: which faces get an embedding: all, the largest only, or none.
+            deadline: looked at between the steps; none of them is broken off.
 
         Returns:
             All faces, largest box first; none is an answer, not an error. `timings_ms` has `decode`, `detect`, `embed`.
 
         Raises:
             InvalidImage, UnsupportedImage, ImageTooLarge: the picture cannot be decoded.
+            WorkerTimeout: the deadline passed before the last step.
         """
         ...
 

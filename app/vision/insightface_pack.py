@@ -7,6 +7,7 @@ import numpy as np
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
+from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.alignment import CHIP_SIZE_PX, align_face, fits_template
 from app.vision.boxes import clipped_box
@@ -40,7 +41,7 @@ class InsightfaceEngine:
         self._detector = _load_detector(pack)
         self._embedder = _load_embedder(pack)
         # A model with a fixed batch takes one face at a time.
-        self._batches = not isinstance(self._embedder.input_shape[0], int)
+        self._chips_at_once = 1 if isinstance(self._embedder.input_shape[0], int) else _BATCH
         check_embedder(pack, self._embed, CHIP_SIZE_PX)
         try:
             self._find_faces(np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8))
@@ -54,15 +55,19 @@ class InsightfaceEngine:
         """The pack that was loaded."""
         return self._pack
 
-    def analyze(self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all") -> Analysis:
+    def analyze(
+        self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline = NO_DEADLINE
+    ) -> Analysis:
         """See `app.vision.engine.FaceEngine.analyze`."""
         return run_pipeline(
             self._pack,
             image_bytes,
             max_pixels=max_pixels,
             embed=embed,
+            deadline=deadline,
             find_faces=self._find_faces,
             embed_chips=self._embed,
+            chips_at_once=self._chips_at_once,
         )
 
     def _find_faces(self, image_bgr: UInt8Array) -> list[AlignedFace]:
@@ -97,9 +102,7 @@ class InsightfaceEngine:
 
     def _embed(self, chips: Sequence[UInt8Array]) -> Float32Array:
         """N >= 1 chips, BGR, to float32, (N, D), of any length."""
-        batch = _BATCH if self._batches else 1
-        starts = range(0, len(chips), batch)
-        return np.concatenate([self._embedder.get_feat(list(chips[at : at + batch])) for at in starts])
+        return np.asarray(self._embedder.get_feat(list(chips)), np.float32)
 
 
 def _aligned_face(

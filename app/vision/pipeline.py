@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from app.errors import InvalidPack
+from app.deadline import Deadline
+from app.errors import InvalidPack, WorkerTimeout
 from app.vision.faces import Analysis, Embed, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
 from app.vision.memory import is_lack_of_memory
@@ -23,20 +24,24 @@ def run_pipeline(
     *,
     max_pixels: int,
     embed: Embed,
+    deadline: Deadline,
     find_faces: Callable[[UInt8Array], list[AlignedFace]],
     embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
+    chips_at_once: int,
 ) -> Analysis:
     """Decode, find and embed; `FaceEngine.analyze` says what comes back and which errors.
 
     Args:
         find_faces: picture, uint8, (H, W, 3), BGR, to its aligned faces in any order.
         embed_chips: N >= 1 chips to float32, (N, D), of any length.
+        chips_at_once: largest N; between one call and the next the deadline is looked at.
 
     Raises:
         MemoryError: there is not enough, whichever library found out.
     """
+    embed_many = _in_chunks(embed_chips, chips_at_once, deadline)
     try:
-        return _run(pack, image_bytes, max_pixels, embed, find_faces, embed_chips)
+        return _run(pack, image_bytes, max_pixels, embed, deadline, find_faces, embed_many)
     except Exception as error:
         if is_lack_of_memory(error):
             raise MemoryError from error
@@ -48,12 +53,14 @@ def _run(
     image_bytes: bytes,
     max_pixels: int,
     embed: Embed,
+    deadline: Deadline,
     find_faces: Callable[[UInt8Array], list[AlignedFace]],
     embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
 ) -> Analysis:
     times = [time.perf_counter()]
     image_bgr = decode_image(image_bytes, max_pixels=max_pixels)
     times.append(time.perf_counter())
+    _check(deadline, "decoded")
     found = sorted(find_faces(image_bgr), key=_largest_first)
     times.append(time.perf_counter())
     faces = _with_embeddings(found, found[: _EMBEDDED[embed]], embed_chips)
@@ -67,6 +74,24 @@ def _run(
         contract=pack.manifest.contract.id,
         timings_ms=dict(zip(("decode", "detect", "embed"), spans_ms, strict=True)),
     )
+
+
+def _check(deadline: Deadline, done: str) -> None:
+    if deadline.expired:
+        raise WorkerTimeout(f"The deadline passed while the picture was {done}.")
+
+
+def _in_chunks(
+    embed_chips: Callable[[Sequence[UInt8Array]], Float32Array], at_once: int, deadline: Deadline
+) -> Callable[[Sequence[UInt8Array]], Float32Array]:
+    def embed_many(chips: Sequence[UInt8Array]) -> Float32Array:
+        rows = []
+        for at in range(0, len(chips), at_once):
+            _check(deadline, "searched" if at == 0 else "embedded")
+            rows.append(embed_chips(chips[at : at + at_once]))
+        return np.concatenate(rows)
+
+    return embed_many
 
 
 # How many faces, from the largest on, get an embedding; None is all.
