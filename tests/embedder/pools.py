@@ -239,16 +239,15 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
 class Crowd:
     """Clients that ask again and again for one picture after another, until the end of the `with`.
 
-    Where there are enough pictures, no two clients ask for the same one. They pause for `pause_s` on average: what they leave
-    of two cores has to be enough to load a model beside.
+    Where there are enough pictures, no two clients ask for the same one. They pause after each: what they leave of two cores
+    has to be enough to load a model beside.
 
     Attributes:
         answers: of each request its picture's number and what came of it.
     """
 
-    def __init__(self, pool: RunningPool, images: Sequence[bytes], *, pause_s: float = 0.15, seed: int = 4) -> None:
+    def __init__(self, pool: RunningPool, images: Sequence[bytes], *, seed: int = 4) -> None:
         self.answers: list[tuple[int, Answer]] = []
-        self._pause_s = pause_s
         self._pool = pool
         self._images = images
         self._over = threading.Event()
@@ -260,7 +259,7 @@ class Crowd:
         while not self._over.is_set():
             which = int(rng.choice(own))
             self.answers.append((which, self._pool.analyze(self._images[which], client=f"client {number}")))
-            self._over.wait(rng.uniform(0, 2 * self._pause_s))
+            self._over.wait(rng.uniform(0, 0.3))
 
     def __enter__(self) -> "Crowd":
         for thread in self._threads:

@@ -31,12 +31,13 @@ def test_killed_workers_cost_no_request_and_are_replaced(tmp_path, models):
     recoveries_s: list[float] = []
     with running_pool(tmp_path / "pool", models, embedder_workers=WORKERS) as pool:
         right = [pool.analyze(image) for image in images]
-        with Crowd(pool, images, pause_s=0.3) as crowd:
+        with Crowd(pool, images) as crowd:
             while sum(killed.values()) < KILLS:
                 # Before all are back nobody is killed: a picture whose second worker dies too would seem to be the reason.
                 pool.wait_until_whole()
                 crowd.wait_for_more(int(rng.integers(1, 8)))
-                victims = [worker.pid for worker in pool.busy()][:_TOGETHER]
+                busy = next(filter(None, iter(pool.busy, None)))
+                victims = [worker.pid for worker in busy[:_TOGETHER]]
                 for pid in victims:
                     number = _SIGNALS[rng.integers(len(_SIGNALS))]
                     os.kill(pid, number)
