@@ -21,7 +21,7 @@ except SettingsError:
 wsgi_app = "wsgi:app"
 proc_name = "facedex-web"
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = "app.server.web_worker.WebWorker"
 workers = _settings.web_workers
 threads = _settings.web_threads
 preload_app = False  # a database pool may exist only after the fork
@@ -34,7 +34,8 @@ control_socket_disable = True  # it would start a thread in the arbiter, before 
 logger_class = "app.logs.WebLogger"
 forwarded_allow_ips = "127.0.0.1,::1"
 forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO are nobody's to send
-# A client that stops sending in the middle of a request is given up, so that it does not hold a thread for good.
+# A client that stops sending in the middle of a request, or reading in the middle of its answer, is given up, so that it does
+# not hold a thread for good.
 _SILENT_FOR_S = 15
 
 # A request may be answered before it is read: a wrong key, a body that is too long. So much of the rest is read all the
@@ -54,9 +55,11 @@ def on_starting(_server):
 
 
 def when_ready(server):
-    """Accepted connections have the listener's timeout (Linux: SO_RCVTIMEO is inherited); Gunicorn has no such setting."""
+    """Accepted connections have the listener's timeouts (Linux: they are inherited); Gunicorn has no such setting."""
     for listener in server.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENT_FOR_S, 0))
+        # Not SO_SNDTIMEO: that begins anew with each piece of an answer for which the kernel still has room.
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_FOR_S * 1000)
 
 
 def child_exit(_server, worker):

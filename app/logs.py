@@ -95,6 +95,16 @@ class WebLogger(GunicornLoggerBase):  # type: ignore[misc]
             logger.propagate = True
             logger.setLevel(settings.log_level)
 
+    def exception(self, msg: object, *args: Any, **kwargs: Any) -> None:
+        """As an error with its traceback, but for a client that was given up: it sent, or read, nothing for too long.
+
+        So a connection ends at its SO_RCVTIMEO or TCP_USER_TIMEOUT, which `gunicorn.conf.py` sets.
+        """
+        if isinstance(sys.exc_info()[1], BlockingIOError | TimeoutError):
+            self.info("[WEB] A client was given up: it neither sent nor read anything")
+        else:
+            super().exception(msg, *args, **kwargs)
+
     def access(self, *_args: Any, **_kwargs: Any) -> None:
         """The application writes its own line per request, with the request id."""
 

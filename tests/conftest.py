@@ -1,4 +1,6 @@
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,23 @@ os.environ[ENV_FILE] = os.devnull
 
 from tests.packs import install_dlib  # noqa: E402
 from tests.service.running import RunningService, running_service  # noqa: E402
+
+_OWN_FOLDER = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Temporary folders with short paths: a Unix socket's has to fit into 108 bytes, and a service with a longer one puts its
+    sockets elsewhere, where nobody would remove them.
+    """
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.option.basetemp = config.stash[_OWN_FOLDER] = tempfile.mkdtemp(prefix="fdx-")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """What failed is left to be looked at."""
+    if exitstatus == pytest.ExitCode.OK and (folder := session.config.stash.get(_OWN_FOLDER, None)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def _lines(batch: Batch, first: Outcome, rest: Iterable[Outcome]) -> Generator[s
         for outcome in chain([first], rest):
             tally.count(outcome)
             yield _line(batch.entry(outcome))
-    except ClientGone:
+    except (ClientGone, GeneratorExit):  # the second where a line could not be sent
         log.info("[EMBED] Batch given up: the client hung up")
         return
     yield _line({"summary": True} | tally.summary())

@@ -49,3 +49,24 @@ def test_a_picture_is_dropped_once_it_has_been_looked_at(answer, fails):
     assert told.count('"error"' if fails else '"ok"') == PICTURES
     assert asked == [LENGTH] * (PICTURES + 1)
     assert held == list(range(PICTURES, 0, -1))
+
+
+def test_a_stream_that_is_closed_before_its_end_says_so(capsys):
+    def analyze(_data: bytes, _deadline: object) -> Analysis:
+        return Analysis(1, 1, (), "model", "dlib:128:cosine", {})
+
+    with Flask("test").test_request_context():
+        response = streamed_answer(
+            Batch(
+                names=["a.jpg", "b.jpg"],
+                pictures={0: b"a", 1: b"b"},
+                analyze=analyze,
+                settings=parse_settings(),
+                hung_up=lambda: False,
+                request_id="r",
+                started_s=0.0,
+            )
+        )
+        assert '"ok"' in next(response.response)
+        response.close()
+    assert "Batch given up" in capsys.readouterr().out

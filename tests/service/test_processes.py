@@ -350,16 +350,56 @@ def test_a_database_that_hangs_is_given_up_at_the_deadline(tmp_path):
         eventually(lambda: is_recognized(service, "hangs"))
 
 
-def test_clients_that_fall_silent_do_not_hold_the_service(service):
+def test_clients_that_fall_silent_do_not_hold_the_service(tmp_path):
     """More half-sent requests than there are threads."""
-    silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(60)]
-    try:
-        for connection in silent:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
-        assert httpx.get(service.url + "/healthz", timeout=60).status_code == 200
-    finally:
-        for connection in silent:
-            connection.close()
+    with running_service(tmp_path / "storage", env={"WEB_WORKERS": "1", "WEB_THREADS": "4"}) as service:
+        silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(6)]
+        try:
+            for connection in silent:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
+            assert httpx.get(service.url + "/healthz", timeout=60).status_code == 200
+            log = service.storage / "logs/gunicorn-error.log"
+            eventually(lambda: log.read_text().count("A client was given up") == len(silent))
+            assert "Traceback" not in log.read_text()
+        finally:
+            for connection in silent:
+                connection.close()
+
+
+def slow_reader(service: RunningService, request: bytes) -> socket.socket:
+    """A client that asks, with room for next to nothing of the answer, and then reads none of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # which keeps the service's own buffer small
+    connection.connect(("127.0.0.1", service.port))
+    connection.sendall(request)
+    return connection
+
+
+def test_clients_that_do_not_read_their_answers_are_given_up(tmp_path):
+    """More of them than there are threads, and one with a stream, which holds the only place for batches."""
+    with running_service(tmp_path / "storage", env={"WEB_WORKERS": "1", "WEB_THREADS": "4"}) as service:
+        head = f"HTTP/1.1\r\nHost: x\r\nx-api-key: {service.key}\r\n"
+        name = b"n" * 1000  # stands in the answer, which so is longer than the buffers
+        files = b"--x\r\nContent-Disposition: form-data; name=file; filename=%s\r\n\r\njunk\r\n" % name * 100
+        files += b"--x--\r\n"
+        stream = (
+            f"POST /v1/embeddings/batch?stream=true {head}Content-Type: multipart/form-data; boundary=x\r\n"
+            f"Content-Length: {len(files)}\r\n\r\n"
+        )
+        asking = [stream.encode() + files, *[f"GET /openapi.json {head}\r\n".encode()] * 6]
+        readers = [slow_reader(service, request) for request in asking]
+        try:
+            with service.client() as http:
+                assert http.get("/healthz").status_code == 200
+                log = service.storage / "logs/gunicorn-error.log"
+                eventually(lambda: log.read_text().count("A client was given up") == len(readers), within_s=120)
+                batch = http.post("/v1/embeddings/batch", files={"file": pictures.portrait().read_bytes()})
+                assert batch.status_code == 200
+            assert "Traceback" not in log.read_text()
+        finally:
+            for connection in readers:
+                connection.close()
 
 
 def test_a_pool_without_a_model_is_not_ready_but_lives_and_recovers(tmp_path):
