@@ -25,7 +25,7 @@ def test_a_poison_picture_costs_two_workers_and_is_refused_until_it_is_cleared(t
             crowd.wait_for_more(CLIENTS)
         assert {type(answer) for answer in answers[:CLIENTS]} <= {ImageQuarantined, WorkerCrashed}
         assert {type(answer) for answer in answers[CLIENTS:]} == {ImageQuarantined}
-        assert pool.deaths() == {"sigsegv": 2}
+        eventually(lambda: pool.deaths() == {"sigsegv": 2})
         assert crowd.wrong(right) == []
         assert [(held.sha256, held.cause) for held in pool.client.quarantined()] == [(sha256(POISON), "sigsegv")]
 
@@ -60,7 +60,7 @@ def test_a_quarantine_ends(tmp_path, models):
     ) as pool:
         for deaths in (2, 4):
             assert isinstance(pool.analyze(POISON), ImageQuarantined)
-            assert pool.deaths() == {"sigabrt": deaths}
+            eventually(lambda deaths=deaths: pool.deaths() == {"sigabrt": deaths})
             pool.wait_until_whole()
             eventually(lambda: pool.client.quarantined() == [])
 
@@ -97,7 +97,7 @@ def test_a_picture_that_takes_all_memory_costs_its_own_workers_only(tmp_path, mo
             pool.wait_until_whole()
             crowd.wait_for_more(CLIENTS)
         assert {type(answer) for answer in answers} <= {ImageQuarantined, WorkerCrashed}
-        assert pool.deaths() == {"memory": 2}
+        eventually(lambda: pool.deaths() == {"memory": 2})
         assert [held.cause for held in pool.client.quarantined()] == ["memory"]
         assert crowd.wrong(right) == []
 
@@ -115,5 +115,5 @@ def test_a_picture_that_another_end_befell_is_not_blamed_for_good(tmp_path, mode
             answer, _ = at_once(lambda: pool.analyze(POISON), kill_the_first)
             assert is_same(answer, pool.analyze(POISON))
             pool.wait_until_whole()
-        assert pool.deaths() == {"sigkill": 3}
+        eventually(lambda: pool.deaths() == {"sigkill": 3})
         assert pool.client.quarantined() == []

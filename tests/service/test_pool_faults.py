@@ -66,7 +66,7 @@ def test_a_poison_picture_is_unprocessable_and_others_are_answered(web, storage,
             assert {told(answer) for answer in answers[:CLIENTS]} == {(422, "image_quarantined")}
             assert {told(answer) for answer in answers[CLIENTS:]} == {(200, None)}
             pool.wait_until_whole()
-        assert pool.deaths() == {"sigsegv": 2}
+        eventually(lambda: pool.deaths() == {"sigsegv": 2})
 
 
 def test_a_hang_is_a_timeout_at_the_deadline_and_others_are_answered(web, storage, models):
