@@ -34,6 +34,21 @@ _RUNNING_FILE: Final = "settings.json"
 _Workers = Annotated[int, Field(ge=1, le=256)]
 
 
+# Threads of each web process that nobody's waiting for the pool takes: they say that it is busy, and answer what needs no pool.
+_SPARE_THREADS: Final = 8
+_MAX_THREADS: Final = 512
+
+
+def _threads_for(given: dict[str, Any]) -> int:
+    """As many threads as jobs can be at workers and in queues, and some more: else requests would wait unseen before the web.
+
+    Each process has so many, since chance may give all of them to one.
+    """
+    extra = given["embedder_extra_models"]
+    jobs = given["embedder_workers"] + sum(extra.values()) + (1 + len(extra)) * given["embedder_queue"]
+    return min(int(jobs) + _SPARE_THREADS, _MAX_THREADS)
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
@@ -72,19 +87,27 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(256 * 1024 * 1024, ge=1024)
     request_deadline_s: float = Field(10.0, gt=0, le=300)
     enrol_min_face_px: int = Field(50, ge=1)
+    store_images: bool = False
 
     embedder_url: str | None = None
     embedder_workers: _Workers = Field(default_factory=cores)
     embedder_extra_models: Annotated[dict[str, _Workers], NoDecode] = Field(default_factory=dict)
-    embedder_queue: int = Field(64, ge=1, le=4096)
+    embedder_queue: int = Field(32, ge=1, le=4096)
     embedder_max_requests: int = Field(10_000, ge=0)
     embedder_recycle_mb: int = Field(1024, ge=0)
     embedder_memory_mb: int = Field(3072, ge=512)
     quarantine_s: float = Field(86_400.0, gt=0)
 
+    audit_retention_days: int = Field(365, ge=0, le=36_500)
+    idempotency_keep_s: float = Field(86_400.0, ge=60)
+    rate_limit_per_minute: int = Field(0, ge=0)
+    auth_failures_per_minute: int = Field(60, ge=1)
+    key_max_concurrent: int | None = Field(None, ge=1)
+    key_snapshot_max_age_s: float = Field(86_400.0, gt=0)
+    redis_url: SecretStr | None = None
+
     web_workers: int = Field(2, ge=1, le=64)
-    # More than the pool and its queue can hold: somebody must be there to say that it is busy.
-    web_threads: int = Field(default_factory=lambda: 40 + cores(), ge=1, le=512)
+    web_threads: int = Field(default_factory=_threads_for, ge=1, le=_MAX_THREADS)
 
     @field_validator("storage_dir")
     @classmethod
@@ -106,6 +129,13 @@ class Settings(BaseSettings):
             _ = urlsplit(value.get_secret_value()).port
         except ValueError:  # its own message repeats a part of the URL
             raise ValueError("has no valid host and port") from None
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 
     @field_validator("embedder_url")
@@ -165,6 +195,16 @@ class Settings(BaseSettings):
         return self.storage_dir / "pkl"
 
     @property
+    def images_dir(self) -> Path:
+        """Enrolled pictures, where STORE_IMAGES keeps them."""
+        return self.storage_dir / "images"
+
+    @property
+    def audit_dir(self) -> Path:
+        """Events that wait for the database, mode 700."""
+        return self.storage_dir / "audit"
+
+    @property
     def logs_dir(self) -> Path:
         """Log files."""
         return self.storage_dir / "logs"
@@ -173,6 +213,16 @@ class Settings(BaseSettings):
     def admin_key_file(self) -> Path:
         """The admin API key, mode 600."""
         return self.storage_dir / "admin.key"
+
+    @property
+    def keys_snapshot_file(self) -> Path:
+        """The keys as the database had them last, mode 600."""
+        return self.storage_dir / "keys.snapshot"
+
+    @property
+    def keys_snapshot_key_file(self) -> Path:
+        """What signs it, mode 600."""
+        return self.storage_dir / "keys-snapshot.key"
 
     @property
     def run_dir(self) -> Path:
@@ -264,8 +314,9 @@ def publish_running(settings: Settings) -> None:
     In one step: a process that starts at this moment reads the old ones or the new ones.
     """
     values = settings.model_dump(mode="json", include=settings.model_fields_set - {"storage_dir"})
-    if settings.vector_db_url is not None:
-        values["vector_db_url"] = settings.vector_db_url.get_secret_value()
+    for name in ("vector_db_url", "redis_url"):
+        if (secret := getattr(settings, name)) is not None:
+            values[name] = secret.get_secret_value()
     written = settings.run_dir / f"{_RUNNING_FILE}.new"
     written.unlink(missing_ok=True)
     with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
@@ -302,6 +353,7 @@ def _parse(file: Path | None, overrides: dict[str, Any]) -> Settings:
         lines = [
             f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
             for item in error.errors(include_input=False, include_url=False)
+            if item["type"] != "default_factory_not_called"  # follows from another one
         ]
         raise SettingsError("; ".join(lines)) from None
 

@@ -6,6 +6,11 @@ FacedexError
 │   ├── EmptyUpload             no picture where one is needed
 │   ├── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
 │   ├── InvalidVector           vectors that cannot be compared
+│   ├── InvalidValidity         a window of validity that never opens
+│   ├── InvalidMetadata         metadata that cannot be kept
+│   │   └── MetadataTooLarge    more bytes than a person's metadata may have
+│   ├── MergeWithItself         a person to be merged with themselves
+│   ├── SamePerson              a face said not to be a person's, and to be that person's
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
@@ -22,16 +27,31 @@ FacedexError
 ├── NotFound
 │   ├── DomainNotFound
 │   ├── PersonNotFound
-│   └── FaceNotFound
+│   ├── PersonErased            what an answer of before told of was erased since
+│   ├── FaceNotFound
+│   ├── RejectionNotFound
+│   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
+│   ├── DatasetExists           a dataset goes by the name that a new domain is to have
 │   ├── PersonExists
+│   ├── IdempotencyKeyReused    an idempotency key that was used for another request
+│   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
+│   ├── TooManyRejections       a person for whom no more faces can be rejected
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
-│   └── NothingToResume         no migration of the dataset has been left unfinished
+│   ├── NothingToResume         no migration of the dataset has been left unfinished
+│   ├── KeyEnded                a revoked or expired key is to be rotated
+│   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
 │   ├── Unauthenticated         no key, or a wrong one
+│   ├── ScopeMissing            a key that is not for this
+│   ├── KeyNotAllowed           a key that may more than the one that asks for it
+│   ├── KeysUnavailable         nobody can say now whose a key is
+│   │   └── SnapshotBusy        another process is writing the snapshot of the keys
+│   ├── RateLimited             more requests than the key, or the address, has in a minute
+│   ├── TooManyRequests         more requests at once than a key has
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -51,6 +71,8 @@ FacedexError
 │   ├── DatabaseTimeout         a statement ran past its limit
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
+├── StorageError                the storage folder refuses
+│   └── PictureNotStored        an enrolled picture cannot be kept
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -100,6 +122,36 @@ class InvalidVector(InvalidRequest):
     """Two vectors cannot be compared: not of one length, zero, or not finite."""
 
     code = "invalid_vector"
+
+
+class InvalidValidity(InvalidRequest):
+    """`valid_from` is not before `valid_until`."""
+
+    code = "invalid_validity"
+
+
+class InvalidMetadata(InvalidRequest):
+    """The metadata of a person is nested too deeply, or holds what JSON in the database cannot: NUL, half a character."""
+
+    code = "invalid_metadata"
+
+
+class MetadataTooLarge(InvalidMetadata):
+    """The metadata of a person has more bytes than are kept."""
+
+    code = "metadata_too_large"
+
+
+class MergeWithItself(InvalidRequest):
+    """Both persons of a merge are one already."""
+
+    code = "merge_with_itself"
+
+
+class SamePerson(InvalidRequest):
+    """A face is said not to be a person's, and to be that very person's."""
+
+    code = "same_person"
 
 
 class ClientGone(InvalidRequest):
@@ -198,10 +250,28 @@ class PersonNotFound(NotFound):
     code = "person_not_found"
 
 
+class PersonErased(NotFound):
+    """A kept answer was about a person who has been erased since."""
+
+    code = "person_erased"
+
+
 class FaceNotFound(NotFound):
     """No such enrolled face of this person."""
 
     code = "face_not_found"
+
+
+class KeyNotFound(NotFound):
+    """No such API key, or none within reach."""
+
+    code = "key_not_found"
+
+
+class RejectionNotFound(NotFound):
+    """No face of that id was rejected for this person."""
+
+    code = "rejection_not_found"
 
 
 class Conflict(FacedexError):
@@ -216,10 +286,34 @@ class DomainExists(Conflict):
     code = "domain_exists"
 
 
+class DatasetExists(Conflict):
+    """A dataset goes by the name that a new domain is to have: it would be answered with in the domain's place."""
+
+    code = "dataset_exists"
+
+
 class PersonExists(Conflict):
-    """A person of that label exists already in this domain."""
+    """The label or external id is another person's label, external id or id in this domain."""
 
     code = "person_exists"
+
+
+class IdempotencyKeyReused(Conflict):
+    """The client used this idempotency key for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class FaceEnrolled(Conflict):
+    """A face that is said not to be a person's is enrolled as theirs: that template has to be deleted instead."""
+
+    code = "face_enrolled"
+
+
+class TooManyRejections(Conflict):
+    """As many faces as are kept were rejected for this person."""
+
+    code = "too_many_rejections"
 
 
 class ContractMismatch(Conflict):
@@ -246,6 +340,18 @@ class NothingToResume(Conflict):
     code = "nothing_to_resume"
 
 
+class KeyEnded(Conflict):
+    """The API key was revoked, or has expired: it gets no new secret."""
+
+    code = "key_ended"
+
+
+class TooManyKeys(Conflict):
+    """A domain of the key, or the installation, has as many usable keys as it may."""
+
+    code = "too_many_keys"
+
+
 class AccessError(FacedexError):
     """The caller may not do this."""
 
@@ -256,6 +362,42 @@ class Unauthenticated(AccessError):
     """No API key, or one that is not known."""
 
     code = "unauthenticated"
+
+
+class ScopeMissing(AccessError):
+    """The key is valid, and not for this; the message says what is."""
+
+    code = "scope_missing"
+
+
+class KeyNotAllowed(AccessError):
+    """A key would get more than the one that asks for it has."""
+
+    code = "key_not_allowed"
+
+
+class KeysUnavailable(AccessError):
+    """The database is away, and the snapshot of the keys is missing, too old, or not this installation's."""
+
+    code = "keys_unavailable"
+
+
+class SnapshotBusy(KeysUnavailable):
+    """Another process has been writing the snapshot of the keys for too long."""
+
+    code = "snapshot_busy"
+
+
+class RateLimited(AccessError):
+    """More requests in a minute than the key, or the address of those without one, has."""
+
+    code = "rate_limited"
+
+
+class TooManyRequests(AccessError):
+    """More requests at once than a key has in one process of the web."""
+
+    code = "too_many_requests"
 
 
 class VectorsNotAllowed(AccessError):
@@ -370,6 +512,18 @@ class DomainNotMigrated(DatabaseError):
     """The domain's first migration into the database has not finished."""
 
     code = "domain_not_migrated"
+
+
+class StorageError(FacedexError):
+    """The storage folder cannot be read or written."""
+
+    code = "storage_error"
+
+
+class PictureNotStored(StorageError):
+    """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
+
+    code = "picture_not_stored"
 
 
 class DatasetError(FacedexError):

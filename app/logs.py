@@ -5,9 +5,10 @@ Every process of a part appends to that part's file under `storage/logs`; `logro
 
 import logging
 import logging.handlers
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from gunicorn.glogging import Logger as GunicornLoggerBase
@@ -38,11 +39,24 @@ def _quoted(value: object) -> str:
     return f'"{text}"' if " " in text else text
 
 
+# PostgreSQL's details of an error are values of the row; our own messages quote what a client sent.
+_DETAILS: Final = re.compile(r"^(DETAIL|CONTEXT): .*\n?", re.MULTILINE)
+_QUOTED: Final = re.compile(r"""^(app\.errors\.\w+: [^'"\n]*)['"].*['"]""", re.MULTILINE)
+
+
+def _without_names(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """A traceback without what may be the name of a person."""
+    if isinstance(event.get("exception"), str):
+        event["exception"] = _QUOTED.sub(r"\1'…'", _DETAILS.sub("", event["exception"]))
+    return event
+
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
+    _without_names,
 ]
 
 
@@ -85,6 +99,10 @@ def configure_logging(settings: Settings, log_file: Path | None = None, *, level
     )
 
 
+# How Gunicorn begins what it says of requests that it cannot read; address and reason follow, then what the client sent.
+_REFUSED: Final = "Invalid request from ip="
+
+
 class WebLogger(GunicornLoggerBase):  # type: ignore[misc]
     """Gunicorn's own messages go where the application's go."""
 
@@ -103,7 +121,18 @@ class WebLogger(GunicornLoggerBase):  # type: ignore[misc]
         if isinstance(sys.exc_info()[1], BlockingIOError | TimeoutError):
             self.info("[WEB] A client was given up: it neither sent nor read anything")
         else:
-            super().exception(msg, *args, **kwargs)
+            # Gunicorn adds the request's address, which holds names of persons.
+            super().exception(str(msg).partition(" %s")[0], **kwargs)
+
+    def debug(self, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Nothing: Gunicorn tells the address of every request, which holds names of persons."""
+
+    def warning(self, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Without what a client sent, where that is why it was refused: a header may be its key."""
+        text = str(msg)
+        if text.startswith(_REFUSED):
+            text = ": ".join(text.split(": ", 2)[:2])
+        super().warning(text, *args, **kwargs)
 
     def access(self, *_args: Any, **_kwargs: Any) -> None:
         """The application writes its own line per request, with the request id."""

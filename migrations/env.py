@@ -4,6 +4,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.config import load_settings
+from app.db.migrate import take_turn
 from app.db.models import Base
 from app.db.session import Database
 
@@ -19,5 +20,10 @@ given: Connection | None = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with Database(load_settings()).engine.connect() as own:
-        run(own)
+    database = Database(load_settings())
+    try:
+        with database.engine.begin() as own:
+            take_turn(own)
+            run(own)
+    finally:
+        database.close()

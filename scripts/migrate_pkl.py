@@ -15,6 +15,7 @@ from app.cli.migrate import migrate_options, run_migration
 from app.config import SettingsError, load_settings
 from app.errors import FacedexError
 from app.logs import configure_logging
+from app.tenancy import acting, everything
 
 
 @click.command()
@@ -24,7 +25,8 @@ def main(**options: Any) -> None:
     try:
         settings = load_settings()
         configure_logging(settings, level="WARNING")
-        run_migration(build_services(settings), **options)
+        with acting(everything("cli")):
+            run_migration(build_services(settings), **options)
     except FacedexError as error:
         raise one_line(error) from None
     except SettingsError as error:

@@ -12,8 +12,19 @@ for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 os.environ[ENV_FILE] = os.devnull
 
+from app.tenancy import everything, set_reach  # noqa: E402
 from tests.packs import install_dlib  # noqa: E402
 from tests.service.running import RunningService, running_service  # noqa: E402
+
+# A test acts for everybody, where it does not say for whom; threads of its own have to be told (`app.tenancy.carried`).
+set_reach(everything("test"))
+
+
+@pytest.fixture(autouse=True)
+def _reach():
+    """A request that a test makes in its own thread, through Flask's client, leaves the reach of its key behind."""
+    set_reach(everything("test"))
+
 
 _OWN_FOLDER = pytest.StashKey[str]()
 
@@ -36,7 +47,9 @@ def pytest_sessionfinish(session, exitstatus):
 @pytest.fixture(scope="session")
 def service(tmp_path_factory) -> RunningService:
     """One running service for all tests that leave it as they found it."""
-    with running_service(tmp_path_factory.mktemp("service") / "storage") as running:
+    # All tests are one address, and many of them show no key, or a wrong one.
+    env = {"AUTH_FAILURES_PER_MINUTE": "100000"}
+    with running_service(tmp_path_factory.mktemp("service") / "storage", env=env) as running:
         yield running
 
 

@@ -214,3 +214,12 @@ def test_env_example_shows_the_defaults():
         storage_dir="storage", **{k.lower(): v for k, v in shown.items() if v and k != "STORAGE_DIR"}
     )
     assert settings == parse_settings()
+
+
+def test_each_web_process_has_threads_for_all_that_can_wait_for_the_pool():
+    plain = parse_settings(embedder_workers=2)
+    assert plain.web_threads == 2 + plain.embedder_queue + 8
+    models = parse_settings(embedder_workers=2, embedder_queue=10, embedder_extra_models={"buffalo_l": 3})
+    assert models.web_threads == 2 + 3 + 2 * 10 + 8
+    assert parse_settings(embedder_queue=4096).web_threads == 512
+    assert parse_settings(web_threads=5).web_threads == 5

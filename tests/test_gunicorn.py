@@ -1,7 +1,10 @@
 """What `gunicorn.conf.py` takes for granted of Gunicorn, and what it does to it."""
 
+import io
 import socket
-from concurrent.futures import Future
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 from gunicorn.config import Config
@@ -21,15 +24,19 @@ def test_the_limit_of_what_is_read_after_an_answer_is_there_to_be_set():
 def worker():
     made = WebWorker.__new__(WebWorker)
     made.nr_conns = 1
-    return made
+    made.alive = True
+    with ThreadPoolExecutor(1) as made.tpool:
+        yield made
 
 
 @pytest.fixture
 def connection():
     served, client = socket.socketpair()
-    client.close()
-    with served:
-        yield TConn(Config(), served, "", "")
+    with served, client:
+        made = TConn(Config(), served, "", "")
+        made.client_end, made.parser = client, Mock()
+        made.parser.unreader.buf = io.BytesIO()
+        yield made
 
 
 def served(worker: WebWorker, connection: TConn, monkeypatch: pytest.MonkeyPatch, *, goes_on: bool) -> "Future[object]":
@@ -37,6 +44,44 @@ def served(worker: WebWorker, connection: TConn, monkeypatch: pytest.MonkeyPatch
     done: Future[object] = Future()
     done.set_result(worker.handle(connection))
     return done
+
+
+def served_requests(worker: WebWorker, connection: TConn, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many requests the thread answers that got the connection: a byte is a request here."""
+    answered = []
+
+    def answer(_worker: WebWorker, connection: TConn) -> bool:
+        answered.append(connection.sock.recv(1))
+        return True
+
+    connection.client_end.send(b"123")
+    monkeypatch.setattr(ThreadWorker, "handle", answer)
+    assert worker.handle(connection) is True
+    return len(answered)
+
+
+def test_a_thread_stays_for_the_clients_next_request(worker, connection, monkeypatch):
+    assert served_requests(worker, connection, monkeypatch) == 3
+
+
+def test_a_thread_does_not_stay_while_others_wait_for_one(worker, connection, monkeypatch):
+    others = threading.Event()
+    for _ in range(2):
+        worker.tpool.submit(others.wait)
+    assert served_requests(worker, connection, monkeypatch) == 1
+    others.set()
+
+
+def test_a_thread_does_not_stay_when_the_worker_is_to_end(worker, connection, monkeypatch):
+    worker.alive = False
+    assert served_requests(worker, connection, monkeypatch) == 1
+
+
+def test_what_was_read_ahead_is_a_request_too(worker, connection, monkeypatch):
+    answers = iter([True, False])
+    monkeypatch.setattr(ThreadWorker, "handle", lambda _worker, _connection: next(answers))
+    connection.parser.unreader.buf.write(b"GET /")
+    assert worker.handle(connection) is False
 
 
 def test_a_connection_is_closed_in_its_own_thread_and_counted_once(worker, connection, monkeypatch):

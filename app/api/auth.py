@@ -1,81 +1,66 @@
 """Who may call: every request but those for health needs an API key."""
 
-import os
-import secrets
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from flask import Flask, Response, g, make_response, request
 
-from flask import Flask, Response, current_app, g, make_response, request
-
+from app.api.access import PUBLIC_PATHS, check_access
 from app.api.problems import problem_response
+from app.api.throttle import Throttle
 from app.errors import Unauthenticated
+from app.keys.authentication import Authenticator
+from app.keys.keeper import KeyKeeper
+from app.keys.principal import Principal
+from app.tenancy import set_reach
 
-# Answered to anybody: a load balancer has no key.
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
+__all__ = ["BROWSER_PREFIXES", "register_auth", "register_snapshots"]
+
 # Read in a browser, which can send a key only as the password of HTTP Basic. Nowhere else: a browser sends remembered
 # Basic credentials along with requests that other sites make it send.
 BROWSER_PREFIXES = ("/docs", "/openapi.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls, as `g.client`; not set for the public paths.
-
-    Attributes:
-        id: whose requests these are: the worker pool serves its clients in turn.
-        may_see_vectors: whether its answers may hold embeddings: a face can be drawn anew from one.
-    """
-
-    id: str
-    may_see_vectors: bool
-
-
-ADMIN: Final = Principal("admin", may_see_vectors=True)
-
-
-def create_admin_key(path: Path) -> bool:
-    """Write a new random admin key to `path`, mode 600, unless there is one.
-
-    Returns:
-        whether a key was made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Linked into place when complete: a crash leaves no empty key, and an existing key is never replaced.
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".admin-key-") as stream:  # mode 600
-        stream.write(f"fdx_{secrets.token_urlsafe(32)}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-        try:
-            os.link(stream.name, path)
-        except FileExistsError:
-            return False
-    return True
-
-
-def register_auth(app: Flask, admin_key_file: Path) -> None:
-    """Ask every request for a key, and set `g.client` to whose it is.
-
-    The admin key is read from its file each time it has changed.
-    """
-    admin_key = _AdminKey(admin_key_file)
+def register_auth(app: Flask, authenticator: Authenticator, throttle: Throttle) -> None:
+    """Ask every request for a key, set `g.client` to whose it is, and let it through where the route is for such keys."""
 
     @app.before_request
     def _require_key() -> Response | None:
         if request.path in PUBLIC_PATHS:
             return None
         given = _presented_key()
-        principal = _principal_of(given, admin_key) if given is not None else None
+        principal = _principal(given, authenticator, throttle)
         if principal is None:
+            throttle.count_failure()
             return _refuse(given)
         g.client = principal
+        set_reach(principal.reach)
+        throttle.admit(principal)
+        if request.url_rule is not None:  # what is no route at all is answered 404 or 405 to every key
+            check_access(app, request.endpoint, principal)
         return None
 
 
-def _principal_of(given: str, admin_key: "_AdminKey") -> Principal | None:
-    """Whose key it is, None where it is nobody's."""
-    return ADMIN if admin_key.accepts(given) else None
+def register_snapshots(app: Flask, keeper: KeyKeeper) -> None:
+    """Keep the snapshot of the keys young: after an answer has been sent, so that nobody waits for it."""
+
+    @app.after_request
+    def _keep_young(response: Response) -> Response:
+        if not response.direct_passthrough:  # such answers tell nobody that they have been sent
+            response.call_on_close(keeper.refresh_when_due)
+        return response
+
+
+def _principal(given: str | None, authenticator: Authenticator, throttle: Throttle) -> Principal | None:
+    """Whose key it is, None where it is nobody's.
+
+    For an address that has guessed too much, the database is asked only for keys that the snapshot knows.
+
+    Raises:
+        KeysUnavailable: nobody can say now.
+    """
+    if given is None:
+        return None
+    if throttle.is_suspicious() and not authenticator.is_plausible(given):
+        return None
+    return authenticator.principal(given, g.deadline.remaining_s())
 
 
 def _refuse(given: str | None) -> Response:
@@ -95,25 +80,3 @@ def _presented_key() -> str | None:
     if authorization is not None and authorization.type == "basic" and request.path.startswith(BROWSER_PREFIXES):
         return authorization.password
     return None
-
-
-class _AdminKey:
-    """The key in the file, so that replacing the file replaces the key without a restart."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._loaded: tuple[int, bytes] | None = None
-
-    def accepts(self, given: str) -> bool:
-        key = self._current()
-        return key is not None and secrets.compare_digest(key, given.encode("utf-8", "surrogateescape"))
-
-    def _current(self) -> bytes | None:
-        try:
-            changed_ns = self._path.stat().st_mtime_ns
-            if self._loaded is None or self._loaded[0] != changed_ns:
-                self._loaded = (changed_ns, self._path.read_bytes().strip())
-        except OSError:
-            current_app.logger.error("[API] The admin key file cannot be read: nobody is let in")
-            return None
-        return self._loaded[1] or None

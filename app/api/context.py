@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 from app.api.metrics import observe_request
 from app.config import Settings
 from app.deadline import Deadline
+from app.tenancy import NOTHING, set_reach
 
 log = structlog.stdlib.get_logger("facedex.access")
 
@@ -26,6 +27,7 @@ def register_context(app: Flask, settings: Settings) -> None:
         given = request.headers.get(_HEADER, "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.deadline = Deadline.after(settings.request_deadline_s)
+        set_reach(NOTHING)  # until it is known who asks: threads serve one request after the other
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
 

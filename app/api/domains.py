@@ -4,10 +4,24 @@ from urllib.parse import quote
 
 from flask_openapi3 import APIBlueprint, Tag
 
+from app.api.access import access
 from app.api.dump import dump_domain, dump_report
+from app.api.erasures import answer_erasure
+from app.api.idempotency import idempotent
+from app.api.idempotency_header import marked
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn
-from app.api.schemas import Deleted, DomainOut, DomainPage, DomainPath, DomainReport, NewDomain, PageQuery
+from app.api.schemas import (
+    DomainDeletion,
+    DomainOut,
+    DomainPage,
+    DomainPath,
+    DomainReport,
+    Erased,
+    NewDomain,
+    PageQuery,
+)
 from app.api.wiring import services
+from app.keys.principal import Scope
 
 bp = APIBlueprint(
     "domains",
@@ -20,6 +34,8 @@ bp = APIBlueprint(
 
 
 @bp.post("", responses={201: DomainOut})
+@access(Scope.ADMIN, installation=True)
+@idempotent
 def create_domain(body: NewDomain) -> ViewReturn:
     """Create a domain for the embeddings of the active model pack."""
     info = services().domains.create(body.name)
@@ -27,6 +43,7 @@ def create_domain(body: NewDomain) -> ViewReturn:
 
 
 @bp.get("", responses={200: DomainPage})
+@access()
 def list_domains(query: PageQuery) -> ViewReturn:
     """List the domains by name."""
     page = services().domains.list(limit=query.limit, cursor=query.cursor)
@@ -34,13 +51,20 @@ def list_domains(query: PageQuery) -> ViewReturn:
 
 
 @bp.get("/<domain>", responses={200: DomainReport})
+@access()
 def get_domain(path: DomainPath) -> ViewReturn:
     """Report a domain's status: persons, embeddings, index, model."""
     return dump_report(services().domains.report(path.domain))
 
 
-@bp.delete("/<domain>", responses={200: Deleted})
-def delete_domain(path: DomainPath) -> ViewReturn:
-    """Delete a domain with all persons and embeddings in it."""
-    info = services().domains.delete(path.domain)
-    return {"deleted": info.name, "embeddings": info.embeddings}
+@bp.delete("/<domain>", responses={200: Erased})
+@access(Scope.ADMIN, installation=True)
+@marked
+def delete_domain(path: DomainPath, query: DomainDeletion) -> ViewReturn:
+    """Delete a domain with all persons, embeddings and pictures in it; its dataset only where that is asked for."""
+    answer = answer_erasure(
+        lambda claim: services().erasure.erase_domain(path.domain, with_dataset=query.dataset, claim=claim),
+        is_long=lambda: False,  # files are deleted, and none is rewritten
+    )
+    services().keeper.expect_change()  # keys have lost its name
+    return answer

@@ -7,8 +7,11 @@ from flask import g
 
 from app.db.migration_runs import RunStatus
 from app.enrolment.domains import DomainInfo, DomainStatus
+from app.enrolment.duplicates import DuplicatePair
 from app.enrolment.faces import EnrolledFace, FileOutcome
-from app.enrolment.persons import PersonInfo
+from app.enrolment.lookup import PersonInfo, PersonRef
+from app.enrolment.rejections import RejectionInfo
+from app.enrolment.resemblance import Resemblance
 from app.recognition.answer import box_to_json
 
 
@@ -66,6 +69,11 @@ def dump_person(info: PersonInfo) -> dict[str, Any]:
         "id": str(info.id),
         "label": info.label,
         "display_name": info.display_name,
+        "external_id": info.external_id,
+        "valid_from": info.valid_from and info.valid_from.isoformat(),
+        "valid_until": info.valid_until and info.valid_until.isoformat(),
+        "valid": info.valid,
+        "metadata": info.metadata,
         "faces": info.faces,
         "created_at": info.created_at.isoformat(),
         "updated_at": info.updated_at.isoformat(),
@@ -80,20 +88,53 @@ def dump_face(face: EnrolledFace) -> dict[str, Any]:
         "detection_score": round(face.score, 4),
         "sharpness": round(face.sharpness, 1),
         "image_sha256": face.image_sha256,
+        "has_image": face.has_image,
         "created_at": face.created_at.isoformat(),
     }
+
+
+def dump_rejection(info: RejectionInfo) -> dict[str, Any]:
+    """`RejectionOut`."""
+    return {
+        "id": str(info.id),
+        "face": info.face,
+        "image_sha256": info.image_sha256,
+        "actual": info.actual and dump_ref(info.actual),
+        "created_by": info.created_by,
+        "created_at": info.created_at.isoformat(),
+    }
+
+
+def dump_pair(pair: DuplicatePair) -> dict[str, Any]:
+    """`DuplicatePair`."""
+    return {"persons": [dump_ref(pair.first), dump_ref(pair.second)], "distance": round(pair.distance, 6)}
 
 
 def dump_outcome(outcome: FileOutcome) -> dict[str, Any]:
     """`FileResult`."""
     if outcome.face is not None:
-        return {"file": outcome.file, "status": "enrolled", "face": dump_face(outcome.face)}
+        warnings = [_dump_resemblance(warning) for warning in outcome.face.warnings]
+        return {"file": outcome.file, "status": "enrolled", "face": dump_face(outcome.face), "warnings": warnings}
     return {
         "file": outcome.file,
         "status": "rejected" if outcome.rejected else "failed",
         "code": outcome.error.code if outcome.error else None,
         "detail": str(outcome.error),
     }
+
+
+def _dump_resemblance(warning: Resemblance) -> dict[str, Any]:
+    """`ConflictWarning`."""
+    return {
+        "code": warning.code.value,
+        "person": dump_ref(warning.person),
+        "distance": round(warning.distance, 6),
+    }
+
+
+def dump_ref(person: PersonRef) -> dict[str, str]:
+    """`CandidatePerson`."""
+    return {"id": str(person.id), "label": person.label, "name": person.display_name}
 
 
 def dump_request() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import g, request
 from flask_openapi3 import APIBlueprint, Tag
 
-from app.api.auth import Principal
+from app.api.access import access
 from app.api.batch import Batch, json_answer, streamed_answer
 from app.api.caller import hang_up_test
 from app.api.dump import dump_request
@@ -27,6 +27,7 @@ from app.deadline import Deadline
 from app.embedder.answer import embeddings_to_json
 from app.embedder.files import read_picture
 from app.errors import NoFaceFound, VectorsNotAllowed
+from app.keys.principal import Principal, Scope
 from app.vision.faces import Analysis, Embed
 
 bp = APIBlueprint(
@@ -47,6 +48,7 @@ _FIELDS: Final[dict[str, Any]] = {
 
 
 @bp.post("", responses={200: EmbeddingAnswer}, openapi_extensions=picture_body(_FIELDS))
+@access(Scope.EMBED)
 def embeddings(query: EmbeddingParameters) -> ViewReturn:
     """Find and embed the faces of one picture: all of them, or the largest only.
 
@@ -63,6 +65,7 @@ def embeddings(query: EmbeddingParameters) -> ViewReturn:
     responses={200: BatchAnswer, 422: BatchProblem},
     openapi_extensions=picture_body(_FIELDS | {"stream": {"type": "boolean"}}, many=True),
 )
+@access(Scope.EMBED)
 def embed_batch(query: BatchParameters) -> ViewReturn:
     """The same for many pictures, each answered on its own.
 

@@ -5,12 +5,14 @@ from typing import Any, Final
 from flask import Response, current_app, g, jsonify
 from flask_openapi3 import APIBlueprint, Tag
 
+from app.api.access import access
 from app.api.metrics import metrics_response
-from app.api.openapi import SECURITY, ViewReturn
+from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn
 from app.api.recent import Recent
 from app.api.schemas import Live, Ready
 from app.api.wiring import services
 from app.errors import DatabaseDisabled, FacedexError
+from app.keys.principal import Scope
 
 _RECENT: Final = "facedex.readiness"
 
@@ -47,7 +49,12 @@ def ready() -> Response:
     return response
 
 
-@bp.get("/metrics", security=SECURITY, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+@bp.get(
+    "/metrics",
+    security=SECURITY,
+    responses=PROBLEM_RESPONSES | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+@access(Scope.ADMIN, installation=True)
 def metrics() -> Response:
     """Prometheus metrics of all web processes and, while it runs, of the worker pool."""
     return metrics_response(services().embedder)

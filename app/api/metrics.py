@@ -21,6 +21,9 @@ ANSWERS = Counter(
 BATCH_PICTURES = Counter("facedex_batch_pictures_total", "Pictures of batches of embeddings, by outcome", ["outcome"])
 VERIFICATIONS = Counter("facedex_verifications_total", "Pairs of pictures compared, by outcome", ["outcome"])
 ENROLMENTS = Counter("facedex_enrolment_files_total", "Pictures offered for enrolment, by outcome", ["outcome"])
+AUDIT_EVENTS = Counter(
+    "facedex_audit_events_total", "Events of recognitions and verifications, by what became of them", ["outcome"]
+)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -46,6 +46,11 @@ class Pair:
     parameters: dict[str, Any]
 
 
+def allow_one_picture(request: Request, *, max_bytes: int) -> None:
+    """Let the body be as long as one picture with its parameters may be; to be said before it is read."""
+    request.max_content_length = max_bytes * 4 // 3 + _BODY_EXTRA_BYTES
+
+
 def parse_probe(request: Request, query: dict[str, Any], *, max_bytes: int) -> Probe:
     """Read one picture and its parameters, the body's winning over the query's.
 
@@ -54,7 +59,7 @@ def parse_probe(request: Request, query: dict[str, Any], *, max_bytes: int) -> P
         UploadTooLarge: the picture is longer than `max_bytes`.
         InvalidRequest: several pictures, JSON that is none, or base64 that is none.
     """
-    request.max_content_length = max_bytes * 4 // 3 + _BODY_EXTRA_BYTES
+    allow_one_picture(request, max_bytes=max_bytes)
     if request.mimetype == "application/json":
         body = _json_object(request)
         image = _from_base64(body.pop("image", None), "image", max_bytes)

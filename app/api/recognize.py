@@ -6,14 +6,17 @@ from typing import Any
 from flask import g, request
 from flask_openapi3 import APIBlueprint, Tag
 
-from app.api.metrics import ANSWERS, DECISIONS, STAGE_SECONDS
+from app.api.access import access
+from app.api.metrics import ANSWERS, AUDIT_EVENTS, DECISIONS, STAGE_SECONDS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
 from app.api.pictures import parse_probe
 from app.api.problems import validated
 from app.api.schemas import RecognitionAnswer, RecognizeParameters, RecognizeQuery
 from app.api.wiring import services
+from app.keys.principal import Scope
 from app.names import clean_name
 from app.recognition.answer import build_answer
+from app.recognition.events import note_recognition
 from app.recognition.service import RecognitionRequest, RecognitionResult
 
 bp = APIBlueprint(
@@ -30,6 +33,7 @@ _BODY: dict[str, Any] = picture_body(
 
 
 @bp.post("/recognize", responses={200: RecognitionAnswer}, openapi_extensions=_BODY)
+@access(Scope.RECOGNIZE)
 def recognize(query: RecognizeQuery) -> ViewReturn:
     """Name every face of one picture from a domain's gallery (1:N).
 
@@ -51,6 +55,7 @@ def recognize(query: RecognizeQuery) -> ViewReturn:
         )
     )
     _observe(result)
+    AUDIT_EVENTS.labels(note_recognition(services().audit, result)).inc()
     return build_answer(result, request_id=g.request_id, elapsed_s=time.monotonic() - g.started_s)
 
 

@@ -1,11 +1,38 @@
 """What the API takes and answers, as pydantic models: the source of `/openapi.json`."""
 
+from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from app.db.models import MAX_METADATA_BYTES
+from app.enrolment.attributes import MAX_METADATA_DEPTH, parse_moment
 
 Count = Annotated[int, Field(ge=0)]
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("is not a moment in ISO 8601, as text")
+    return parse_moment(value)
+
+
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "ISO 8601 with a zone"}),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": True,
+            "description": f"at most {MAX_METADATA_BYTES} bytes as JSON text, nested at most {MAX_METADATA_DEPTH} deep",
+        }
+    ),
+]
 
 
 class Input(BaseModel):
@@ -54,7 +81,9 @@ class DomainPath(Input):
 class PersonPath(DomainPath):
     """A person in the path."""
 
-    label: str = Field(description="the person's label, or the person's id where the label cannot stand in a path")
+    label: str = Field(
+        description="the person's label, or the external id, or the id where neither can stand in a path"
+    )
 
 
 class FacePath(PersonPath):
@@ -74,6 +103,7 @@ class PersonListQuery(PageQuery):
     """Which persons of a domain."""
 
     q: str | None = Field(None, max_length=200, description="text that the label or the display name contains")
+    external_id: str | None = Field(None, max_length=200, description="only the person with this external id")
 
 
 class NewDomain(Input):
@@ -87,13 +117,21 @@ class NewPerson(Input):
 
     label: str = Field(description="unique in the domain; any text of up to 200 characters")
     display_name: str | None = Field(None, description="the name to show; the label where it is not given")
+    external_id: str | None = Field(None, description="what another system calls the person; unique in the domain")
+    valid_from: Moment | None = Field(None, description="recognition knows the person from then on; null: always has")
+    valid_until: Moment | None = Field(None, description="and until then, not one second longer; null: for ever")
+    metadata: Metadata | None = Field(None, description="what else is to be kept of the person")
 
 
-class PersonChange(Input):
+class PersonUpdate(Input):
     """What to change of a person; a key that is left out stays."""
 
     label: str | None = None
     display_name: str | None = Field(None, description="null shows the label again")
+    external_id: str | None = Field(None, description="null takes it away")
+    valid_from: Moment | None = Field(None, description="null: no limit")
+    valid_until: Moment | None = Field(None, description="null: no limit")
+    metadata: Metadata | None = Field(None, description="in place of all metadata so far; null: none")
 
 
 class RecognizeParameters(Input):
@@ -282,6 +320,11 @@ class PersonOut(BaseModel):
     id: str
     label: str
     display_name: str
+    external_id: str | None
+    valid_from: str | None = Field(description="in UTC")
+    valid_until: str | None = Field(description="in UTC")
+    valid: bool = Field(description="whether recognition may name the person now")
+    metadata: dict[str, Any]
     faces: int
     created_at: str
     updated_at: str
@@ -302,6 +345,7 @@ class EnrolledFace(BaseModel):
     detection_score: float
     sharpness: float
     image_sha256: str | None = Field(description="of the file; null for a template whose picture was never seen")
+    has_image: bool = Field(description="whether the picture was kept (STORE_IMAGES)")
     created_at: str
 
 
@@ -310,6 +354,17 @@ class FacePage(BaseModel):
 
     items: list[EnrolledFace]
     next_cursor: str | None
+
+
+class ConflictWarning(BaseModel):
+    """A new template is near to somebody else; it was enrolled all the same."""
+
+    code: Literal["closer_to_other", "resembles_other"] = Field(
+        description="closer_to_other: nearer to that person than to the templates of its own;"
+        " resembles_other: within the model pack's threshold of that person"
+    )
+    person: CandidatePerson
+    distance: float = Field(description="cosine distance to that person's nearest template")
 
 
 class FileResult(BaseModel):
@@ -324,6 +379,7 @@ class FileResult(BaseModel):
     )
     detail: str | None = None
     face: EnrolledFace | None = None
+    warnings: list[ConflictWarning] | None = Field(None, description="where it was enrolled")
 
 
 class EnrolmentAnswer(BaseModel):
@@ -416,8 +472,33 @@ class Ready(BaseModel):
     request_id: str
 
 
-class Deleted(BaseModel):
-    """What a deletion removed."""
+class RemnantOut(BaseModel):
+    """Where something may still be."""
 
-    deleted: str
+    place: str
+    why: str
+
+
+class Erased(BaseModel):
+    """The receipt of an erasure."""
+
+    deleted: str = Field(description="the person's id, or the domain's name")
     embeddings: int = Field(description="templates that were removed")
+    receipt: str = Field(description="the receipt's id, which the audit names too")
+    person_id: str | None = Field(description="null where a domain was deleted, or a dataset alone knew the person")
+    domain: str
+    erased_at: str
+    requested_by: str
+    request_id: str | None
+    state: Literal["finished", "unfinished"]
+    counts: dict[str, int] = Field(description="what was deleted, by place")
+    unfinished: list[RemnantOut] = Field(description="places that could not be seen to; they are tried again")
+    remains: list[RemnantOut] = Field(description="where else something may be")
+
+
+class DomainDeletion(Input):
+    """How to delete a domain."""
+
+    dataset: bool = Field(
+        False, description="delete its dataset under storage/pkl as well, which else goes on answering"
+    )

@@ -6,14 +6,16 @@ from typing import Any, Final
 from flask import g, request
 from flask_openapi3 import APIBlueprint, Tag
 
+from app.api.access import access
 from app.api.dump import dump_request
-from app.api.metrics import VERIFICATIONS
+from app.api.metrics import AUDIT_EVENTS, VERIFICATIONS
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, pair_body
 from app.api.picture_schemas import VerificationAnswer, VerifyParameters
 from app.api.pictures import Upload, parse_pair
 from app.api.problems import validated
 from app.api.wiring import services
 from app.embedder.answer import timings_to_json
+from app.keys.principal import Scope
 from app.verification.service import Picture, VerificationRequest, VerificationResult
 from app.vision.faces import Face
 
@@ -28,6 +30,7 @@ _FIELDS: Final[dict[str, Any]] = {
 
 
 @bp.post("/v1/verify", responses={200: VerificationAnswer}, openapi_extensions=pair_body(_FIELDS))
+@access(Scope.VERIFY)
 def verify(query: VerifyParameters) -> ViewReturn:
     """Compare the main faces of two pictures (1:1): `file1` and `file2`, or base64 under `image1` and `image2`.
 
@@ -47,6 +50,16 @@ def verify(query: VerifyParameters) -> ViewReturn:
         )
     )
     VERIFICATIONS.labels("verified" if result.comparison.verified else "not_verified").inc()
+    noted = services().audit.note(
+        "verification.answered",
+        {
+            "verified": result.comparison.verified,
+            "distance": round(result.comparison.distance, 6),
+            "threshold": result.comparison.threshold,
+            "model": result.model,
+        },
+    )
+    AUDIT_EVENTS.labels(noted).inc()
     return _dump(result) | dump_request()
 
 

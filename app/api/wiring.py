@@ -8,14 +8,29 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
+from app.api.sweeping import AnswerSweep
+from app.audit.log import AuditLog
 from app.config import Settings
+from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
+from app.db.breaker import CircuitBreaker
 from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
+from app.enrolment.duplicates import DuplicateService
 from app.enrolment.faces import FaceService
+from app.enrolment.images import ImageStore
+from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
-from app.recognition.breaker import CircuitBreaker
+from app.enrolment.rejections import RejectionService
+from app.erasure.export import PersonExport
+from app.erasure.service import ErasureService
+from app.keys.admin_key import AdminKey
+from app.keys.authentication import Authenticator
+from app.keys.keeper import KeyKeeper
+from app.keys.rates import RateLimits
+from app.keys.service import KeyService
+from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
@@ -39,9 +54,18 @@ class Services:
     domains: DomainService
     persons: PersonService
     faces: FaceService
+    erasure: ErasureService
+    exports: PersonExport
+    merging: MergeService
+    rejections: RejectionService
+    duplicates: DuplicateService
     recognition: RecognitionController
     verification: VerificationService
     long_requests: LongRequests
+    keeper: KeyKeeper
+    keys: KeyService
+    audit: AuditLog
+    answers: AnswerSweep
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -55,31 +79,48 @@ class Services:
 def build_services(settings: Settings) -> Services:
     """The services of one process; they connect when they are first used."""
     database = Database(settings)
+    breaker = CircuitBreaker()  # one for all that asks the database: who finds it away says so for the others
+    keeper = KeyKeeper(settings, database.reserve, breaker)
     embedder = EmbedderClient(settings.embedder_address)
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
+    images = ImageStore(settings.images_dir, enabled=settings.store_images)
     return Services(
         settings=settings,
         database=database,
         embedder=embedder,
         packs=packs,
         datasets=datasets,
-        domains=DomainService(settings, database, packs),
+        domains=DomainService(settings, database, packs, datasets),
         persons=PersonService(database),
-        faces=FaceService(settings, database, embedder, packs),
-        recognition=_recognition(settings, database, datasets, embedder, packs),
+        faces=FaceService(settings, database, embedder, packs, images),
+        erasure=ErasureService(database, packs, DatasetForgetting(settings, datasets), images),
+        exports=PersonExport(database, images),
+        merging=MergeService(database, images),
+        rejections=RejectionService(settings, database, embedder, packs),
+        duplicates=DuplicateService(settings, database, packs),
+        recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
         verification=VerificationService(embedder, packs),
         long_requests=LongRequests(settings.web_threads),
+        keeper=keeper,
+        keys=KeyService(settings, database, datasets, keeper),
+        audit=AuditLog(settings, database, breaker),
+        answers=AnswerSweep(settings, database, breaker),
     )
 
 
 def _recognition(
-    settings: Settings, database: Database, datasets: DatasetStore, embedder: EmbedderClient, packs: PackStore
+    settings: Settings,
+    database: Database,
+    breaker: CircuitBreaker,
+    datasets: DatasetStore,
+    embedder: EmbedderClient,
+    packs: PackStore,
 ) -> RecognitionController:
     pkl = PklRecognition(datasets)
     if not settings.vector_db_enabled:
         return RecognitionController(pkl, None, embedder, packs)
-    return RecognitionController(PgvectorRecognition(settings, database, CircuitBreaker()), pkl, embedder, packs)
+    return RecognitionController(PgvectorRecognition(settings, database, breaker), pkl, embedder, packs)
 
 
 def services() -> Services:
@@ -90,15 +131,30 @@ def services() -> Services:
 
 def build_app(settings: Settings) -> OpenAPI:
     """The Flask application with its routes, commands and error answers."""
-    from app.api import detect, domains, embeddings, faces, health, persons, recognize, verify
-    from app.api.auth import register_auth
+    from app.api import (
+        audit,
+        detect,
+        domains,
+        duplicates,
+        embeddings,
+        faces,
+        health,
+        keys,
+        persons,
+        recognize,
+        rejections,
+        verify,
+    )
+    from app.api.access import open_to_every_key
+    from app.api.auth import BROWSER_PREFIXES
     from app.api.context import register_context
     from app.api.json import StrictJSON
-    from app.api.openapi import ERROR_MODEL, SECURITY_SCHEMES
+    from app.api.openapi import ERROR_MODEL, SECURITY_SCHEMES, DescribedAPI
     from app.api.problems import register_error_handlers, validation_problem
+    from app.api.sweeping import register_sweeps
     from app.cli import register_commands
 
-    app = OpenAPI(
+    app = DescribedAPI(
         "facedex",
         info=Info(title="Facedex", version=VERSION, description="Self-hosted face recognition."),
         security_schemes=SECURITY_SCHEMES,
@@ -109,15 +165,30 @@ def build_app(settings: Settings) -> OpenAPI:
     )
     app.json = StrictJSON(app)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_JSON_BYTES  # routes that take pictures raise it for themselves
-    app.extensions[_EXTENSION] = build_services(settings)
+    app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
-    register_auth(app, settings.admin_key_file)
+    _register_keys(app, built)
+    register_sweeps(app, built.answers)
     register_error_handlers(app)
-    for module in (recognize, detect, embeddings, verify, domains, persons, faces, health):
+    galleries = (domains, persons, faces, rejections, duplicates)
+    for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
+    open_to_every_key(app, BROWSER_PREFIXES)
     register_commands(app)
     return app
+
+
+def _register_keys(app: OpenAPI, built: Services) -> None:
+    from app.api.auth import register_auth, register_snapshots
+    from app.api.throttle import Throttle, register_throttle
+
+    settings = built.settings
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    throttle = Throttle(settings, RateLimits(redis_url), Slots(places_of_a_key(settings)))
+    register_auth(app, Authenticator(AdminKey(settings.admin_key_file), built.keeper), throttle)
+    register_throttle(app)
+    register_snapshots(app, built.keeper)
 
 
 def _openapi_json() -> ResponseReturnValue:

@@ -5,13 +5,18 @@ from flask import Flask
 
 def register_commands(app: Flask) -> None:
     """Add every command to the application."""
+    from app.cli.audit import audit
     from app.cli.doctor import doctor
     from app.cli.domains import domains
     from app.cli.enrol import enrol
+    from app.cli.erase import erase, export_person, purge
+    from app.cli.keys import keys
     from app.cli.migrate import export_pkl, migrate_pkl
     from app.cli.models import models
+    from app.cli.persons import persons
     from app.cli.quarantine import quarantine
     from app.cli.recognize import recognize
 
-    for command in (domains, enrol, recognize, migrate_pkl, export_pkl, models, quarantine, doctor):
+    galleries = (domains, persons, enrol, recognize, migrate_pkl, export_pkl, erase, purge, export_person)
+    for command in (*galleries, keys, models, quarantine, audit, doctor):
         app.cli.add_command(command)

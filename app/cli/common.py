@@ -12,6 +12,7 @@ from app.api.wiring import services
 from app.db.session import driver_reason
 from app.errors import DatabaseDisabled, DatabaseUnavailable, EmbedderUnavailable, FacedexError
 from app.logs import configure_logging
+from app.tenancy import acting, everything
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,8 @@ def command_body(function: Callable[P, R]) -> Callable[P, R]:
         # A command prints its own result; the log is for what goes wrong.
         configure_logging(services().settings, level="WARNING")
         try:
-            return function(*args, **kwargs)
+            with acting(everything("cli")):
+                return function(*args, **kwargs)
         except FacedexError as error:
             raise one_line(error) from None
         except ProgrammingError as error:

@@ -12,14 +12,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from app.api.wiring import Services, services
+from app.db.erasures import unfinished
 from app.db.migrate import current_revision, head_revision
 from app.db.session import driver_reason
 from app.embedder.status import PoolStatus, WorkerStatus
 from app.enrolment.domains import DomainStatus
 from app.errors import DatabaseDisabled, FacedexError
+from app.keys.snapshot import Moment, shown_age
+from app.tenancy import acting, everything
 
 _DISK_LOW_BYTES: Final = 2 * 1024**3
 _SERVE: Final = "start scripts/serve with this STORAGE_DIR"
+_RENEW: Final = "flask --app wsgi keys snapshot --renew"
 _LOG: Final = "see logs/embedder.log in the storage folder"
 
 
@@ -35,8 +39,9 @@ class Finding:
 @click.command("doctor")
 @with_appcontext
 def doctor() -> None:
-    """Examine database, extension, indexes, migrations, datasets, model, pool and disk: what is wrong, and how to mend it."""
-    findings = [finding for examine in _EXAMINATIONS for finding in _run(examine)]
+    """Examine database, keys, indexes, migrations, datasets, model, pool and disk: what is wrong, and how to mend it."""
+    with acting(everything("cli")):
+        findings = [finding for examine in _EXAMINATIONS for finding in _run(examine)]
     for finding in findings:
         click.echo(f"{'WRONG' if finding.cure else 'ok':<6} {finding.part:<10} {finding.says}")
         if finding.cure:
@@ -91,6 +96,14 @@ def _extension(found: Services) -> list[Finding]:
         return [Finding("extension", "pgvector is not installed", "CREATE EXTENSION vector, as a superuser")]
     cure = "" if row[0] == row[1] else f"ALTER EXTENSION vector UPDATE, as a superuser: {row[1]} is available"
     return [Finding("extension", f"pgvector {row[0]}", cure)]
+
+
+def _erasures(found: Services) -> list[Finding]:
+    with found.database.transaction() as session:
+        count = len(unfinished(session))
+    if not count:
+        return []
+    return [Finding("erasures", f"{count} not finished: something of who was erased is left", "flask erase --finish")]
 
 
 def _domains(found: Services) -> list[Finding]:
@@ -198,4 +211,31 @@ def _disk(found: Services) -> list[Finding]:
     return [Finding("disk", f"{free / 1024**3:.1f} GiB free for {storage}", cure)]
 
 
-_EXAMINATIONS = (_database, _extension, _domains, _datasets, _model, _pool, _disk)
+def _keys(found: Services) -> list[Finding]:
+    """The snapshot of the keys; while there is a database, a running service renews it."""
+    snapshot, settings = found.keeper.snapshot, found.settings
+    if snapshot is None:
+        if not settings.keys_snapshot_file.exists():
+            return []
+        return [Finding("keys", "the snapshot of the keys is not signed by this installation", _RENEW)]
+    says = f"{len(snapshot.keys)} keys in a snapshot {shown_age(snapshot.taken.age_s(Moment.now()))} old"
+    needed = not settings.vector_db_enabled and not found.keeper.is_fresh(snapshot)
+    return [Finding("keys", says + (", which is not gone by any more" if needed else ""), _RENEW if needed else "")]
+
+
+def _audit(found: Services) -> list[Finding]:
+    """Events that wait for the database, and those that nothing could be made of."""
+    spool, enabled = found.audit.spool, found.settings.vector_db_enabled
+    findings = []
+    if spool.unreadable.exists():
+        cure = f"look at it, then remove it: {spool.unreadable}"
+        findings.append(Finding("audit", "lines of the spool were no events, and were put aside", cure))
+    if waiting_bytes := spool.size_bytes:
+        says = f"{waiting_bytes / 1024:.0f} KiB of events wait for the database"
+        full = waiting_bytes > spool.max_bytes / 2
+        cure = "flask --app wsgi audit import" if enabled else "move the folder audit/ away: it is filling up"
+        findings.append(Finding("audit", says, cure if enabled or full else ""))
+    return findings
+
+
+_EXAMINATIONS = (_database, _extension, _keys, _audit, _erasures, _domains, _datasets, _model, _pool, _disk)

@@ -75,14 +75,22 @@ def _last_run(run: dict[str, Any] | None) -> str:
 @domains.command("delete", with_appcontext=False)
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--with-dataset", is_flag=True, help="Delete its dataset under storage/pkl as well.")
 @command_body
-def delete(name: str, yes: bool) -> None:
-    """Delete domain NAME with all persons and embeddings in it."""
+def delete(name: str, yes: bool, with_dataset: bool) -> None:
+    """Delete domain NAME with all persons, embeddings and stored pictures in it.
+
+    Its PKL dataset, where it has one, stays unless it is to go as well, and then goes on answering for the domain.
+    """
     report = services().domains.report(name)
     if not yes:
         click.confirm(f"Delete {report.info.name!r} with {report.persons} persons for good?", abort=True)
-    info = services().domains.delete(name)
-    click.echo(f"Deleted domain {info.name!r} with {info.embeddings} embeddings.")
+    receipt = services().erasure.erase_domain(name, with_dataset=with_dataset)
+    click.echo(f"Deleted domain {receipt.domain!r} with {receipt.counts['templates']} embeddings.")
+    if receipt.domain in services().datasets.domains() and not with_dataset:
+        click.echo("Its dataset is still there, and answers for it; --with-dataset deletes that too.", err=True)
+    for remnant in receipt.unfinished:
+        click.echo(f"Unfinished: {remnant.place}: {remnant.why}", err=True)
 
 
 @domains.command("reindex", with_appcontext=False)

@@ -27,6 +27,7 @@ from app.errors import (
     UploadTooLarge,
 )
 from app.names import clean_name
+from app.tenancy import carried
 
 # Formats that the service decodes. Other files, such as Thumbs.db, are passed over and counted.
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"})
@@ -172,7 +173,7 @@ def _enrol_all(domain: str, photos: Iterable[Photo], jobs: int) -> Iterator[tupl
                 for photo in islice(waiting, jobs * 2 - len(running)):
                     if photo.label not in known:
                         known[photo.label] = app_services.faces.enrolled_digests(domain, photo.label)
-                    running.append((photo, threads.submit(work, photo)))
+                    running.append((photo, threads.submit(carried(work), photo)))
                 if not running:
                     return
                 photo, future = running.pop(0)

@@ -220,6 +220,8 @@ class _Bars:
 def export_pkl(domain: str, path: Path, form: Literal["pkl", "npz"] | None, force: bool, as_json: bool) -> None:
     """Write a domain as a dataset that DeepFace and the PKL service read, for a rollback that keeps what was enrolled."""
     export = export_domain(services().database, clean_name(domain, "domain name"), path, form=form, replace=force)
+    counts = {"templates": export.rows, "persons": export.persons}
+    services().audit.note("domain.exported", counts, domain=export.domain)
     if as_json:
         click.echo(json.dumps(export.as_json(), ensure_ascii=False, indent=2))
     else:

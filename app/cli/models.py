@@ -10,9 +10,14 @@ from typing import ParamSpec, TypeVar
 import click
 from tqdm import tqdm
 
-from app.config import SettingsError, load_settings
+from app.audit.log import AuditLog
+from app.config import Settings, SettingsError, load_settings
+from app.db.breaker import CircuitBreaker
+from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.errors import EmbedderError, FacedexError, InvalidPack, LicenseNotAccepted, ModelError
+from app.logs import configure_logging
+from app.tenancy import acting, everything
 from app.vision.catalog import DLIB_LICENCE, INSIGHTFACE_LICENCE, KNOWN_PACKS
 from app.vision.packs import DEFAULT_PACK, Licence, PackManifest, PackStore
 
@@ -197,6 +202,7 @@ def use(name: str) -> None:
     """Make the pack NAME the active one."""
     settings = load_settings()
     manifest = PackStore(settings.models_dir).use(name).manifest
+    _note_choice(settings, manifest)
     click.echo(f"{name} is the active pack from the next start of the service on.")
     click.echo(
         f"Domains keep the embedding contract they were enrolled with: those of another than {manifest.contract.id} "
@@ -204,3 +210,11 @@ def use(name: str) -> None:
     )
     if settings.face_model and settings.face_model != name:
         click.echo(f"The setting FACE_MODEL={settings.face_model} goes before this choice.", err=True)
+
+
+def _note_choice(settings: Settings, manifest: PackManifest) -> None:
+    """These commands work before there is a database: then the event waits in the spool."""
+    configure_logging(settings, level="ERROR")
+    with acting(everything("cli")):
+        log = AuditLog(settings, Database(settings), CircuitBreaker())
+        log.note("model.chosen", {"model": manifest.name, "contract": manifest.contract.id})

@@ -44,6 +44,7 @@ def clear(sha256: str | None, everything: bool) -> None:
     if (sha256 is None) != everything:
         raise click.UsageError("Name one picture by its SHA256, or all of them by --all.")
     cleared = services().embedder.clear_quarantine(None if sha256 is None else _digest(sha256))
+    services().audit.note("quarantine.cleared", {"pictures": cleared})
     if sha256 is not None and not cleared:
         raise click.ClickException(f"No picture with the digest {sha256} is in quarantine.")
     click.echo(f"{cleared} picture{'' if cleared == 1 else 's'} may be tried again.")

@@ -7,12 +7,14 @@ import uuid
 from pathlib import Path
 
 import click
+import structlog
 
 from app.api.wiring import services
 from app.cli.common import command_body
 from app.deadline import Deadline
 from app.names import clean_name
 from app.recognition.answer import build_answer
+from app.recognition.events import note_recognition
 from app.recognition.service import RecognitionRequest
 
 
@@ -40,6 +42,8 @@ def recognize(domain: str, photo: Path, top_k: int, threshold: float | None, as_
             client="recognize",
         )
     )
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        note_recognition(services().audit, result)
     answer = build_answer(result, request_id=request_id, elapsed_s=time.monotonic() - started_s)
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))

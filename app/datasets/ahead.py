@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import TypeVar
 
+from app.tenancy import carried
+
 T = TypeVar("T")
 
 
@@ -31,7 +33,7 @@ def ahead(items: Iterator[T], depth: int) -> Generator[Iterator[T]]:
             if isinstance(items, Generator):
                 items.close()
 
-    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread = threading.Thread(target=carried(make), name="ahead", daemon=True)
     thread.start()
     try:
         yield _taken(queue)

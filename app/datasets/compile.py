@@ -5,12 +5,11 @@ parsed in yet another one, which is confined (`app/datasets/deepface.py`).
 """
 
 import argparse
-import fcntl
 import hashlib
+import math
 import sys
 import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,6 +24,7 @@ from app.datasets.compiled import (
     Source,
     labels_path,
     load,
+    read_labels,
     read_record,
     vectors_path,
     write_labels,
@@ -32,6 +32,7 @@ from app.datasets.compiled import (
 )
 from app.datasets.contracts import fits_contract
 from app.datasets.deepface import describe, read_batches
+from app.datasets.locking import locked_within
 from app.datasets.names import UNKNOWN_MODEL
 from app.datasets.rows import DatasetInfo, ReadReport, RowBatch
 from app.errors import (
@@ -84,7 +85,7 @@ def compile_dataset(source: Path, folder: Path, *, contract: str, allow_numpy: b
         DatasetNotFound: it is gone.
         DatasetNotWritten: the disk is full, or the folder refuses.
     """
-    with _made_and_locked(folder):
+    with locked_within(folder / _LOCK_NAME, math.inf):
         before = _source(source)
         current = load(folder)
         if current is not None and current.record.source == before:
@@ -100,6 +101,24 @@ def compile_dataset(source: Path, folder: Path, *, contract: str, allow_numpy: b
             raise
         finally:
             _tidy(folder)
+
+
+def withdraw(folder: Path, labels: Collection[str], *, wait_s: float) -> None:
+    """Delete the current version where it names a person who was erased; processes that have mapped it then let go of it.
+
+    Args:
+        wait_s: how long to wait for a process that makes another one.
+
+    Raises:
+        DatasetNotWritten: the folder refuses, or that process takes longer.
+    """
+    if not folder.is_dir():
+        return
+    with locked_within(folder / _LOCK_NAME, wait_s):
+        record = read_record(folder)
+        if record is not None and not set(labels).isdisjoint(read_labels(folder, record.token)):
+            (folder / RECORD_NAME).unlink(missing_ok=True)
+        _tidy(folder)
 
 
 def _compile(
@@ -208,20 +227,6 @@ def _write_sorted(rows: npt.NDArray[np.float32], order: npt.NDArray[np.int64], p
         np.lib.format.write_array_header_1_0(stream, header)
         for first in range(0, len(order), _BLOCK_ROWS):
             stream.write(np.ascontiguousarray(rows[order[first : first + _BLOCK_ROWS]]).data)
-
-
-@contextmanager
-def _made_and_locked(folder: Path) -> Generator[None]:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / _LOCK_NAME).open("ab")
-    except OSError as error:
-        # Named as it lies in the storage folder, whose place is no client's business.
-        name = "/".join(folder.parts[-3:])
-        raise DatasetNotWritten(f"The folder {name} cannot be made or written to: {error.strerror}.") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _tidy(folder: Path) -> None:

@@ -212,6 +212,14 @@ def write_labels(path: Path, labels: list[str], starts: npt.NDArray[np.int64]) -
     path.write_text(json.dumps({"labels": labels, "starts": starts.tolist()}, ensure_ascii=False), encoding="utf-8")
 
 
+def read_labels(folder: Path, token: str) -> tuple[str, ...]:
+    """The persons of a version; none where its file is gone or damaged: then nobody can map it either."""
+    try:
+        return Labels.model_validate_json(labels_path(folder, token).read_bytes()).labels
+    except (OSError, ValidationError):
+        return ()
+
+
 def vectors_path(folder: Path, token: str) -> Path:
     """The version's matrix."""
     return folder / f"{token}.npy"

@@ -72,8 +72,12 @@ def describe(path: Path) -> DatasetInfo:
         form = _form(handle)
         with open(handle, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    signed = path.with_name(path.name + _SIGNATURE_SUFFIX).exists()
-    return DatasetInfo(path, digest, model, detector, form, size, signed)
+    return DatasetInfo(path, digest, model, detector, form, size, signature_of(path).exists())
+
+
+def signature_of(path: Path) -> Path:
+    """Where DeepFace keeps its signature of a dataset, if it signed it."""
+    return path.with_name(path.name + _SIGNATURE_SUFFIX)
 
 
 def read_batches(

@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -49,7 +49,7 @@ def write_deepface(path: Path, rows: Iterable[DatasetRow], *, form: Form = "pkl"
     """
     write = _write_pickle if form == "pkl" else _write_npz
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             return write(file, _of_one_length(rows), path.parent)
     except _SourceFailed as failed:
         raise failed.error from None
@@ -84,15 +84,18 @@ def _next(source: Iterator[DatasetRow]) -> DatasetRow | None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when the block ends without an error."""
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".{secrets.token_hex(8)}.part"
     # Faces are personal: for nobody but the owner, unless the file that is replaced says otherwise.
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    before = path.stat() if path.exists() else None
     try:
-        beside.touch(mode, exist_ok=False)
+        beside.touch(before.st_mode & 0o777 if before else 0o600, exist_ok=False)
+        if before is not None:
+            with suppress(OSError):  # only root may, and only root needs to
+                os.chown(beside, before.st_uid, before.st_gid)
         with beside.open("r+b") as file:
             yield file
             file.flush()
@@ -118,14 +121,30 @@ def _box(row: DatasetRow) -> tuple[int, int, int, int]:
 
 def _write_pickle(file: IO[bytes], rows: Iterable[DatasetRow], _: Path) -> int:
     """A list to which one dict after the other is appended."""
+    return write_pickled_rows(file, map(_entry, rows))
+
+
+def _entry(row: DatasetRow) -> dict[str, Any]:
+    embedding = None if row.embedding is None else row.embedding.astype(np.float32).tolist()
+    return {"identity": row.identity, "hash": _NO_HASH, "embedding": embedding} | dict(
+        zip(_SIDES, _box(row), strict=True)
+    )
+
+
+def write_pickled_rows(file: IO[bytes], rows: Iterable[Any]) -> int:
+    """Write a pickled list of plain values, and NumPy's arrays under the names that all versions of it know.
+
+    Returns:
+        How many rows there were.
+    """
     count = 0
     start, stop = pickle.PROTO + bytes([_PROTOCOL]), pickle.STOP
     file.write(start + pickle.EMPTY_LIST)
     for row in rows:
-        embedding = None if row.embedding is None else row.embedding.astype(np.float32).tolist()
-        entry = {"identity": row.identity, "hash": _NO_HASH, "embedding": embedding}
-        entry |= dict(zip(_SIDES, _box(row), strict=True))
-        file.write(pickle.dumps(entry, _PROTOCOL).removeprefix(start).removesuffix(stop) + pickle.APPEND)
+        pickled = pickle.dumps(row, _PROTOCOL).removeprefix(start).removesuffix(stop)
+        if isinstance(row, list | tuple):  # the form in which vectors may be arrays; the name comes before any data
+            pickled = pickled.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1)
+        file.write(pickled + pickle.APPEND)
         count += 1
     file.write(stop)
     return count

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
+from app.audit import record, record_domain
 from app.datasets.ahead import ahead
 from app.datasets.attempt import READ_AHEAD, Attempt, pictures_of
 from app.datasets.copying import CopyChunk, Novelty, copy_chunks
@@ -94,6 +95,8 @@ class Loading(Attempt):
             )
             if not again and _is_better_built_anew(domain, run):
                 drop_index(session, domain.id)
+            if self._created:
+                record_domain(session, "domain.created", domain.id, domain.uid, model=domain.model)
             return domain, run
 
     def _find_or_create(self, session: Session) -> Domain:
@@ -175,18 +178,31 @@ class Loading(Attempt):
             if not domain.template_count:
                 raise InvalidDataset(f"No row became a template: {_listed(added(run.skipped, self.unreadable()))}.")
             domain.complete = True
-            return finish(session, run, skipped=self.unreadable(), seconds=self.watch.take())
+            run = finish(session, run, skipped=self.unreadable(), seconds=self.watch.take())
+            record(
+                session,
+                "migration.finished",
+                domain_id=domain.id,
+                mode=run.mode,
+                rows=run.rows_total,
+                migrated=run.rows_migrated,
+                new_persons=run.persons,
+                dataset_sha256=run.source_sha256.hex(),
+            )
+            return run
 
     def _give_up(self, domain: Domain, run: MigrationRun, error: Exception) -> None:
         """Note the error or, where the dataset itself cannot be used, take back the domain that was made for it."""
+        code = error.code if isinstance(error, FacedexError) else "internal_error"
+        # A dataset that cannot be used leaves nothing, whichever attempt has made the domain for it.
+        unusable = isinstance(error, DatasetError) or (self._created and isinstance(error, ContractMismatch))
         try:
             with self.database.transaction() as session:
-                # A dataset that cannot be used leaves nothing, whichever attempt has made the domain for it.
-                if isinstance(error, DatasetError) or (self._created and isinstance(error, ContractMismatch)):
-                    fail(session, run.id, error.code)
-                    _take_back(session, domain.id)
-                else:
-                    fail(session, run.id, error.code if isinstance(error, FacedexError) else "internal_error")
+                fail(session, run.id, code)
+                gone = unusable and _take_back(session, domain.id)
+                record(session, "migration.failed", domain_id=domain.id, mode=run.mode, code=code)
+                if gone:
+                    record_domain(session, "domain.deleted", domain.id, domain.uid, model=domain.model)
         except (DatabaseError, DomainNotFound):
             pass  # it is what failed; the report then says `interrupted`
 
@@ -210,8 +226,8 @@ def _is_better_built_anew(domain: Domain, run: MigrationRun) -> bool:
     return left > _REBUILD_SHARE * domain.template_count if domain.complete else left > 0 or not run.rows_done
 
 
-def _take_back(session: Session, domain_id: int) -> None:
-    """Delete what this attempt has made, unless somebody has added to it meanwhile."""
+def _take_back(session: Session, domain_id: int) -> bool:
+    """Delete what this attempt has made, unless somebody has added to it meanwhile. Whether it is gone."""
     domain = lock_domain(session, domain_id)
     migrated, made = session.execute(
         select(func.sum(MigrationRun.rows_migrated), func.sum(MigrationRun.persons)).where(
@@ -219,8 +235,10 @@ def _take_back(session: Session, domain_id: int) -> None:
         )
     ).one()
     persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain_id))
-    if not domain.complete and (domain.template_count, persons) == (migrated, made):
-        drop_domain(session, domain_id)
+    if domain.complete or (domain.template_count, persons) != (migrated, made):
+        return False
+    drop_domain(session, domain_id)
+    return True
 
 
 def _listed(counts: Mapping[str, int]) -> str:

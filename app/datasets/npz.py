@@ -66,6 +66,11 @@ class NpzDataset:
                 layout.see(identity)
         return layout
 
+    def identities(self) -> Iterator[str]:
+        """The pictures' paths, of all rows in order."""
+        for (identities,) in self._portions("identity"):
+            yield from identities
+
     def rows(self) -> Iterator[RawRow]:
         """All rows, in order.
 
@@ -99,7 +104,7 @@ class _Column:
     def __init__(self, name: str, stream: IO[bytes], size: int) -> None:
         self._name, self._stream = name, stream
         try:
-            shape, fortran_order, self._dtype = _npy_header(stream)
+            shape, fortran_order, self._dtype = npy_header(stream)
         except Exception as error:  # NumPy's own parser of what is Python's syntax: it raises whatever it meets
             raise self._damaged() from error
         if len(shape) != (2 if name == "embedding" else 1) or self._dtype.kind not in _KINDS[name] or fortran_order:
@@ -154,7 +159,7 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type of an array in NumPy's format 1.0, which is what all columns of a dataset have.
 
     Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html

@@ -75,15 +75,17 @@ _RUNS_CODE: Final = frozenset(
 class Tokens:
     """The instructions of one pickle, in order."""
 
-    def __init__(self, file: BinaryIO, size: int, *, allow_numpy: bool) -> None:
+    def __init__(self, file: BinaryIO, size: int, *, allow_numpy: bool, exact: bool = False) -> None:
         """
         Args:
             file: at its start.
             size: its length in bytes; more is not read.
             allow_numpy: let through what builds NumPy arrays; whether it does nothing else is for `app.datasets.pickles`.
+            exact: numbers come as float64, as they are in the file.
         """
         self._file, self._size, self._unread = file, size, size
         self._allow_numpy = allow_numpy
+        self._number_type = np.float64 if exact else np.float32
         self._buffer = b""
         self._at = 0
         self._readers: dict[int, Callable[[], Token | None]] = dict(self._make_readers())
@@ -198,7 +200,7 @@ class Tokens:
         length = int(others.argmax()) or fitting
         self._at = start + length * _FLOAT_RUN.itemsize
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which is counted where rows are checked
-            return FLOATS, numbers["value"][:length].astype(np.float32)
+            return FLOATS, numbers["value"][:length].astype(self._number_type)
 
     def _global(self) -> Token:
         return GLOBAL, (self._line(), self._line())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from app.datasets.labels import FolderLayout
 from app.datasets.opcodes import FLOATS, GET, GLOBAL, PUT, VALUE, Token, Tokens
@@ -46,9 +47,13 @@ class _Dtype:
 
 @dataclass(slots=True, eq=False)
 class PickledArray:
-    """A vector that was pickled as a NumPy array: float32, (D,); None while it is being described."""
+    """A vector that was pickled as a NumPy array: float32, (D,); None while it is being described.
+
+    `exact` is the array in its own type and shape, where that was asked for.
+    """
 
     values: Float32Array | None = None
+    exact: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,9 @@ def survey(file: BinaryIO, size: int, *, allow_numpy: bool) -> Survey:
     return Survey(recalled, layout)
 
 
-def pickled_rows(file: BinaryIO, size: int, recalled: Container[int], *, allow_numpy: bool) -> Iterator[Any]:
+def pickled_rows(
+    file: BinaryIO, size: int, recalled: Container[int], *, allow_numpy: bool, exact: bool = False
+) -> Iterator[Any]:
     """The items of the pickled list.
 
     Args:
@@ -100,6 +107,7 @@ def pickled_rows(file: BinaryIO, size: int, recalled: Container[int], *, allow_n
         size: its length in bytes.
         recalled: `Survey.recalled`; all other values are forgotten once they are handed out.
         allow_numpy: vectors may be NumPy arrays.
+        exact: numbers are float64 instead of float32, as in the file, for writing them again.
 
     Yields:
         One row, made of dict, list, tuple, str, int, bool, None, `PickledArray`, and float32 arrays of (n,), each of which
@@ -108,8 +116,8 @@ def pickled_rows(file: BinaryIO, size: int, recalled: Container[int], *, allow_n
     Raises:
         UnsafeDataset, InvalidDataset: as `Tokens`; a name other than NumPy's three; no list; instructions without meaning.
     """
-    machine = _Machine(recalled)
-    for token in Tokens(file, size, allow_numpy=allow_numpy):
+    machine = _Machine(recalled, exact=exact)
+    for token in Tokens(file, size, allow_numpy=allow_numpy, exact=exact):
         machine.run(token)
         if machine.rows:
             yield from machine.rows
@@ -120,7 +128,8 @@ def pickled_rows(file: BinaryIO, size: int, recalled: Container[int], *, allow_n
 class _Machine:
     """The pickle machine, as far as plain data needs it. Source: the comments of the standard library's `pickletools`."""
 
-    def __init__(self, recalled: Container[int]) -> None:
+    def __init__(self, recalled: Container[int], *, exact: bool) -> None:
+        self._exact = exact
         self.rows: list[Any] = []
         self._recalled = recalled
         self._stack: list[Any] = []
@@ -262,6 +271,8 @@ class _Machine:
                 dtype.order = order
             case PickledArray(values=None) as array, (1, shape, _Dtype() as dtype, False | True, bytes(data)):
                 array.values = _numbers(shape, dtype, data)
+                if self._exact:
+                    array.exact = np.frombuffer(data, np.dtype(dtype.order + dtype.code)).reshape(shape)
             case _:
                 raise UnsafeDataset("The pickle describes something other than a NumPy array of numbers.")
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from app.datasets.deepface import shown
 from app.datasets.plan import Plan
 from app.errors import FacedexError
+from app.tenancy import carried
 
 _POLL_S: Final = 0.5
 
@@ -49,7 +50,7 @@ def polled(progress: Progress, done: Callable[[], int]) -> Generator[None]:
                 progress.advance(max(0, now - told))
                 told = max(told, now)
 
-    thread = threading.Thread(target=poll, daemon=True)
+    thread = threading.Thread(target=carried(poll), daemon=True)
     thread.start()
     try:
         yield

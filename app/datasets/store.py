@@ -19,6 +19,7 @@ from app.config import PROJECT_ROOT, Settings
 from app.datasets.compile import Failure, read_failure
 from app.datasets.compiled import CompiledDataset, Source, load, read_record
 from app.datasets.deepface import find_dataset, is_dataset, shown
+from app.datasets.environment import BARE_ENVIRONMENT
 from app.errors import (
     AmbiguousDataset,
     ContractMismatch,
@@ -69,6 +70,16 @@ class DatasetStore:
         """The domains that have a place for a dataset, sorted; whether one is there, and of use, is another question."""
         return sorted(self._places())
 
+    def has(self, domain: str) -> bool:
+        """Whether there is a dataset of that name, usable or not; `domain` as `clean_name` gives it."""
+        try:
+            self.path(domain)
+        except (DatasetNotFound, OSError):
+            return False
+        except FacedexError:
+            return True
+        return True
+
     def open(self, domain: str, *, wait_s: float) -> CompiledDataset:
         """The domain's dataset, to be searched.
 
@@ -87,7 +98,7 @@ class DatasetStore:
         until_s = time.monotonic() + wait_s
         while True:
             try:
-                path = self._path(domain)
+                path = self.path(domain)
                 source = Source.of(path)
             except OSError as error:
                 raise DatasetNotFound(f"There is no dataset of domain {domain!r}.") from error
@@ -110,7 +121,7 @@ class DatasetStore:
 
     def prepare(self) -> None:
         """Bring every dataset's searchable form up to date, and remove those of datasets that are gone."""
-        kept = {self._folder(domain).name for domain in self._places()}
+        kept = {self.folder(domain).name for domain in self._places()}
         for folder in _entries(self._root / _COMPILED):
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -119,6 +130,16 @@ class DatasetStore:
                 self._prepare_one(domain)
             except FacedexError as error:
                 log.error(f"[DATASETS] {error}")
+
+    def rebuild(self, domain: str, path: Path, *, timeout_s: float) -> None:
+        """Make the searchable form of the dataset at `path` anew; returns when it is there, or is not made in time."""
+        process = self._build(domain, path, anew=True).process
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._reap(domain)
 
     def report(self) -> list[DatasetStatus]:
         """The state of every dataset; nothing is started."""
@@ -133,7 +154,7 @@ class DatasetStore:
         ]
         for domain in self.domains():
             try:
-                self._path(domain)
+                self.path(domain)
             except DatasetNotFound as error:
                 problems.append(f"Domain {domain!r}: {error}")
             except FacedexError:  # in `report`
@@ -141,17 +162,17 @@ class DatasetStore:
         return problems
 
     def _prepare_one(self, domain: str) -> None:
-        path = self._path(domain)
-        record = read_record(self._folder(domain))
+        path = self.path(domain)
+        record = read_record(self.folder(domain))
         if record is None or record.source != Source.of(path):
             self._build(domain, path).process.wait()
         self.open(domain, wait_s=0)
 
     def _status(self, domain: str) -> DatasetStatus | None:
-        record = read_record(self._folder(domain))
+        record = read_record(self.folder(domain))
         rows, persons = (record.rows, record.persons) if record else (0, 0)
         try:
-            source = Source.of(self._path(domain))
+            source = Source.of(self.path(domain))
         except (DatasetNotFound, OSError):
             return None
         except FacedexError as error:
@@ -175,7 +196,13 @@ class DatasetStore:
         places.pop("", None)
         return places
 
-    def _path(self, domain: str) -> Path:
+    def path(self, domain: str) -> Path:
+        """The file of the domain's dataset.
+
+        Raises:
+            DatasetNotFound: it has none.
+            DatasetUnavailable: it cannot be told which of several it is.
+        """
         places = self._places().get(domain, [])
         if not places:
             raise DatasetNotFound(f"There is no dataset of domain {domain!r}.")
@@ -188,7 +215,8 @@ class DatasetStore:
         except DatasetError as error:
             raise DatasetUnavailable(f"The dataset of domain {domain!r} cannot be used: {error}") from error
 
-    def _folder(self, domain: str) -> Path:
+    def folder(self, domain: str) -> Path:
+        """Where the searchable form of the domain's dataset is kept."""
         return self._root / _COMPILED / hashlib.sha256(domain.encode()).hexdigest()[:32]
 
     def _newest(self, domain: str, source: Source | None) -> CompiledDataset | None:
@@ -196,11 +224,14 @@ class DatasetStore:
         loaded = self._loaded.get(domain)
         if loaded is not None and loaded.record.source == source:
             return loaded
-        folder = self._folder(domain)
+        folder = self.folder(domain)
         record = read_record(folder)
-        if loaded is None or (record is not None and record.token != loaded.record.token):
+        if record is None:  # it was withdrawn: somebody in it was erased
+            self._loaded.pop(domain, None)
+            return None
+        if loaded is None or record.token != loaded.record.token:
             loaded = load(folder) or loaded
-        elif record is not None:
+        else:
             loaded = replace(loaded, record=record)
         if loaded is not None:
             self._loaded[domain] = loaded
@@ -208,15 +239,19 @@ class DatasetStore:
 
     def _failure(self, domain: str, source: Source) -> Failure | None:
         """Why the dataset, as it is now, cannot be used with the active pack; None where that was not tried yet."""
-        failure = read_failure(self._folder(domain))
+        failure = read_failure(self.folder(domain))
         if failure is None or failure.source != source or failure.allow_numpy != self._settings.pkl_allow_numpy:
             return None
         return failure if failure.contract == self._contract() else None
 
-    def _build(self, domain: str, path: Path) -> _Build:
-        """The process that prepares the dataset: the one that runs, or ran a moment ago, or a new one."""
+    def _build(self, domain: str, path: Path, *, anew: bool = False) -> _Build:
+        """The process that prepares the dataset: the one that runs, or ran a moment ago, or a new one.
+
+        Args:
+            anew: in any case a new one, which takes its turn after those that run.
+        """
         with self._lock:
-            build = self._builds.get(domain)
+            build = None if anew else self._builds.get(domain)
             if build is not None and (
                 build.process.poll() is None or time.monotonic() - build.started_s < _BETWEEN_BUILDS_S
             ):
@@ -224,17 +259,11 @@ class DatasetStore:
             log.info("[DATASETS] Preparing a dataset", domain=domain)
             argv = [sys.executable, "-m", "app.datasets.compile"]
             argv += ["--allow-numpy"] if self._settings.pkl_allow_numpy else []
-            argv += ["--", str(path), str(self._folder(domain)), self._contract()]
+            argv += ["--", str(path), str(self.folder(domain)), self._contract()]
             process = subprocess.Popen(
                 argv,
                 cwd=PROJECT_ROOT,
-                # No secrets: it needs none.
-                env={
-                    "PATH": os.defpath,
-                    "PYTHONPATH": str(PROJECT_ROOT),
-                    "PYTHONUTF8": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
+                env=BARE_ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
             )
             self._builds[domain] = build = _Build(process)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.models import Domain, Person
+from app.db.models import ApiKey, AuditChain, Domain, Person
 from app.db.partitions import create_partition, drop_partition, index_name
 from app.errors import ContractMismatch, DomainExists, DomainNotFound
 from app.names import as_uuid
@@ -108,7 +108,10 @@ def lock_domain(session: Session, domain_id: int, *, contract: str | None = None
 def create_domain(
     session: Session, name: str, *, model: str, contract: str, dimension: int, complete: bool = True
 ) -> Domain:
-    """Make a domain with its empty partition and index; one that is about to be filled by a migration is not `complete`.
+    """Make a domain with its empty partition, index and chain of events.
+
+    Args:
+        complete: not so where a migration is about to fill it.
 
     Raises:
         DomainExists: the name is taken, or is another domain's `uid`, which it would hide; the transaction is still usable.
@@ -125,16 +128,22 @@ def create_domain(
             raise
         raise DomainExists(f"A domain named {name!r} exists already.") from error
     create_partition(session, domain.id, dimension)
+    session.add(AuditChain(domain_id=domain.id, domain_uid=domain.uid, head_hash=bytes(32), pruned_hash=bytes(32)))
+    session.flush()
     return domain
 
 
 def drop_domain(session: Session, domain_id: int) -> None:
-    """Delete the domain with its persons, templates and index.
+    """Delete the domain with its persons, templates and index. No key is for its name any more: another may get it.
 
     Raises:
         DomainNotFound: no such domain.
     """
-    lock_domain(session, domain_id)
+    name = lock_domain(session, domain_id).name
+    session.execute(
+        update(ApiKey).where(ApiKey.domains.contains([name])).values(domains=func.array_remove(ApiKey.domains, name)),
+        execution_options={"synchronize_session": False},
+    )
     drop_partition(session, domain_id)
     session.execute(delete(Person).where(Person.domain_id == domain_id))
     session.execute(delete(Domain).where(Domain.id == domain_id))

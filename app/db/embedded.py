@@ -59,6 +59,10 @@ _FIXED_SETTINGS: Final = {
     "unix_socket_permissions": "0700",
     "password_encryption": "scram-sha-256",
     "log_line_prefix": "%m [%p] ",
+    # The details of an error are values of the row, such as names of persons.
+    "log_error_verbosity": "terse",
+    # A segment that is used again keeps what was in it until it is overwritten: erased persons too.
+    "wal_recycle": "off",
 }
 
 

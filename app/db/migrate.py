@@ -12,6 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from app.config import PROJECT_ROOT
 from app.db.session import set_local, translated_errors
+from app.db.unit import APP_ROLE
 from app.errors import DatabaseUnavailable
 
 # An arbitrary number, the same for every process that migrates this schema.
@@ -29,8 +30,9 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         DatabaseTimeout: a table was in use for too long; nothing was changed, try again.
     """
     with translated_errors(), engine.begin() as connection:
-        _take_turn(connection)
+        take_turn(connection)
         _require_pgvector(connection)
+        _require_app_role(connection)
         command.upgrade(_config(connection), revision)
 
 
@@ -40,7 +42,7 @@ def downgrade(engine: Engine, revision: str) -> None:
     Raises: as `upgrade`.
     """
     with translated_errors(), engine.begin() as connection:
-        _take_turn(connection)
+        take_turn(connection)
         command.downgrade(_config(connection), revision)
 
 
@@ -73,14 +75,15 @@ def require_head(engine: Engine) -> None:
         raise DatabaseUnavailable(f"The database's schema is {found or 'missing'}, not {head_revision()}: migrate it.")
 
 
-def _take_turn(connection: Connection) -> None:
-    """Wait for another process's migration, for long; for a table that a query holds, only briefly.
+def take_turn(connection: Connection) -> None:
+    """Begin a migration: wait for another process's, for long; for a table that a query holds, only briefly; see every domain.
 
     A migration that waits for a table makes every later query wait behind it.
     """
     set_local(connection, lock_timeout=_WAIT_FOR_OTHER_MIGRATION, statement_timeout="0")
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-    set_local(connection, lock_timeout=_WAIT_FOR_TABLE_LOCK)
+    # Row-level security is forced on the owner too, and a migration may have to change rows.
+    set_local(connection, lock_timeout=_WAIT_FOR_TABLE_LOCK, facedex__domains="*")
 
 
 def _require_pgvector(connection: Connection) -> None:
@@ -106,6 +109,27 @@ def _create_extension(connection: Connection) -> None:
         raise DatabaseUnavailable(
             "The database lacks the extension pgvector, and this role may not create it: a superuser has to run"
             " CREATE EXTENSION vector in it once."
+        ) from error
+
+
+def _require_app_role(connection: Connection) -> None:
+    """The role that every transaction becomes; roles are the whole server's, so that another database may have made it."""
+    made = f"CREATE ROLE {APP_ROLE} NOLOGIN"
+    granted = f"GRANT {APP_ROLE} TO CURRENT_USER"
+    known = connection.scalar(text("SELECT count(*) FROM pg_roles WHERE rolname = :name"), {"name": APP_ROLE})
+    try:
+        with connection.begin_nested():
+            if not known:
+                connection.execute(text(made))
+            if not connection.scalar(text("SELECT pg_has_role(CURRENT_USER, :name, 'MEMBER')"), {"name": APP_ROLE}):
+                connection.execute(text(granted))
+            # Who made a role may administer it, but not always become it.
+            connection.execute(text(f"SET LOCAL ROLE {APP_ROLE}; SET LOCAL ROLE NONE"))
+    except ProgrammingError as error:
+        user = connection.scalar(text("SELECT quote_ident(CURRENT_USER)"))
+        raise DatabaseUnavailable(
+            f"The database's tenants are kept apart by the role {APP_ROLE}, which this role may not make or become:"
+            f" a superuser has to run {made}; GRANT {APP_ROLE} TO {user} once."
         ) from error
 
 

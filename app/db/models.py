@@ -1,16 +1,18 @@
 """Tables. `migrations/` creates them; a test holds the two together.
 
 A domain is a tenant. Its templates are one partition of `face_embeddings` with an HNSW index of its own
-(`app/db/partitions.py`), so that a search never filters across tenants.
+(`app/db/partitions.py`), so that a search never filters across tenants. The policies that keep tenants apart stand in
+migration 0003.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import numpy as np
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     DateTime,
     ForeignKey,
@@ -21,10 +23,11 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, REAL
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -32,6 +35,10 @@ from app.vision.faces import Float32Array
 
 MAX_DIMENSION: Final = 1_536
 """Longest embedding kept: a row is stored inline and must fit in one page of 8,192 bytes."""
+
+
+MAX_METADATA_BYTES: Final = 16_384
+"""Longest metadata of a person, as JSON text."""
 
 
 class Embedding(TypeDecorator[Float32Array]):
@@ -94,15 +101,30 @@ class Person(Base):
         UniqueConstraint("domain_id", "label"),
         # What face_embeddings refers to: with the domain in the key, a template cannot point into another tenant.
         UniqueConstraint("domain_id", "id"),
+        UniqueConstraint("domain_id", "external_id", name="persons_domain_id_external_id_key"),
         CheckConstraint("valid_from < valid_until", name="validity"),
+        CheckConstraint(
+            f"jsonb_typeof(metadata) = 'object' AND octet_length(metadata::text) <= {MAX_METADATA_BYTES}",
+            name="metadata",
+        ),
+        # Who is not valid at all times: a search has to leave them out, and hardly any domain has many.
+        Index(
+            "persons_validity_idx",
+            "domain_id",
+            postgresql_where=text("valid_from IS NOT NULL OR valid_until IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=text("gen_random_uuid()"))
     domain_id: Mapped[int] = mapped_column(ForeignKey("domains.id"))
     label: Mapped[str]
     display_name: Mapped[str]
+    external_id: Mapped[str | None]
     # `metadata` is a name that SQLAlchemy keeps for itself.
     attributes: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=text("'{}'"), default=dict)
+    # What datasets may still call them: labels from before a change, or of persons who were merged into them.
+    former_labels: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"), default=list)
+    former_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"), default=list)
     valid_from: Mapped[datetime | None]
     valid_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -142,6 +164,191 @@ class FaceEmbedding(Base):
     sharpness: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     embedding: Mapped[Float32Array] = mapped_column(Embedding)
+
+
+class FaceRejection(Base):
+    """A face that was taken for a person, and is not theirs: "not this person".
+
+    `actual_person_id` is whose it is, where that was said. Who is erased takes along what was told of their face.
+    `face` numbers the faces of the picture in the order of a recognition's answer.
+    """
+
+    __tablename__ = "face_rejections"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["domain_id", "person_id"],
+            ["persons.domain_id", "persons.id"],
+            name="face_rejections_person_fkey",
+            ondelete="CASCADE",
+        ),
+        ForeignKeyConstraint(
+            ["domain_id", "actual_person_id"],
+            ["persons.domain_id", "persons.id"],
+            name="face_rejections_actual_person_fkey",
+            ondelete="CASCADE",
+        ),
+        UniqueConstraint("domain_id", "person_id", "image_sha256", "face", name="face_rejections_image_key"),
+        Index("face_rejections_actual_person_idx", "domain_id", "actual_person_id"),
+        CheckConstraint("person_id <> actual_person_id", name="persons"),
+    )
+
+    domain_id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=text("gen_random_uuid()"))
+    person_id: Mapped[UUID]
+    actual_person_id: Mapped[UUID | None]
+    image_sha256: Mapped[bytes]
+    face: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    embedding: Mapped[Float32Array] = mapped_column(Embedding)
+
+
+class GalleryTombstone(Base):
+    """That a person was erased: an id, nothing personal. What copies of the gallery have to forget too."""
+
+    __tablename__ = "gallery_tombstones"
+
+    domain_id: Mapped[int] = mapped_column(ForeignKey("domains.id", ondelete="CASCADE"), primary_key=True)
+    person_id: Mapped[UUID] = mapped_column(primary_key=True)
+    erased_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Erasure(Base):
+    """That somebody's data was deleted, and where it still has to be: the receipt, and the note of what is left to do.
+
+    `labels` are kept only until `finished_at`: files know people by them. The domain may be gone. `claim_sha256` is of the
+    idempotency key and the fingerprint of the request, where it had a key.
+    """
+
+    __tablename__ = "erasures"
+    __table_args__ = (
+        Index("erasures_unfinished_idx", "erased_at", postgresql_where=text("finished_at IS NULL")),
+        Index("erasures_claim_idx", "claim_sha256", postgresql_where=text("claim_sha256 IS NOT NULL")),
+        CheckConstraint("finished_at IS NULL OR cardinality(labels || pending) = 0", name="finished"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=text("gen_random_uuid()"))
+    domain_id: Mapped[int | None]
+    domain_uid: Mapped[UUID | None]
+    domain_name: Mapped[str]
+    person_id: Mapped[UUID | None]
+    former_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"), default=list)
+    labels: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"), default=list)
+    requested_by: Mapped[str]
+    request_id: Mapped[str | None]
+    claim_sha256: Mapped[bytes | None]
+    counts: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=text("'{}'"), default=dict)
+    pending: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    erased_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    """A key, known by its prefix; of its secret part only the SHA-256 is kept.
+
+    `domains` are names, since a domain may so far be only a dataset; `app/db/domains.py` takes out that of a deleted one.
+    `digest` is of the whole key as it is sent. `previous_prefix` and `previous_digest` are those from before the last rotation,
+    good until `previous_until`.
+    """
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+        CheckConstraint("num_nulls(previous_prefix, previous_digest, previous_until) IN (0, 3)", name="previous"),
+        CheckConstraint("rate_per_minute > 0", name="rate_per_minute"),
+        CheckConstraint("NOT (every_domain AND cardinality(domains) > 0)", name="domains"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=text("gen_random_uuid()"))
+    prefix: Mapped[str] = mapped_column(unique=True)
+    digest: Mapped[bytes]
+    previous_prefix: Mapped[str | None] = mapped_column(unique=True)
+    previous_digest: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    name: Mapped[str]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    every_domain: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
+    domains: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"), default=list)
+    rate_per_minute: Mapped[int | None]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditChain(Base):
+    """Where a domain's chain of events ends, and where it begins since the older ones were taken out.
+
+    A null domain stands for the installation itself. No foreign key: the events of a domain outlive it.
+    """
+
+    __tablename__ = "audit_chains"
+    __table_args__ = (
+        UniqueConstraint("domain_id", postgresql_nulls_not_distinct=True),
+        CheckConstraint("pruned_seq BETWEEN 0 AND head_seq", name="seq"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    domain_id: Mapped[int | None]
+    domain_uid: Mapped[UUID | None]
+    head_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    head_hash: Mapped[bytes]
+    pruned_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    pruned_hash: Mapped[bytes]
+    pruned_on: Mapped[date | None]
+
+
+class AuditEvent(Base):
+    """One event. `hash` is the SHA-256 of the hash before it and of `body`, its JSON text, to the byte."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("audit_events_at_idx", "chain_id", "at"),)
+
+    chain_id: Mapped[int] = mapped_column(ForeignKey("audit_chains.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    domain_id: Mapped[int | None]
+    at: Mapped[datetime]
+    body: Mapped[str]
+    hash: Mapped[bytes]
+
+
+class IdempotentRequest(Base):
+    """A request with an idempotency key, and its answer; without one it is in work, or was broken off."""
+
+    __tablename__ = "idempotent_requests"
+    __table_args__ = (
+        Index("idempotent_requests_created_at_idx", "created_at"),
+        Index("idempotent_requests_domain_id_idx", "domain_id"),
+    )
+
+    client: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    domain_id: Mapped[int | None] = mapped_column(ForeignKey("domains.id", ondelete="CASCADE"))
+    fingerprint: Mapped[bytes]
+    status: Mapped[int | None]
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSONB)
+    body: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class IdempotentFace(Base):
+    """Which template a picture of such a request became, stored together with it."""
+
+    __tablename__ = "idempotent_faces"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["client", "key"],
+            ["idempotent_requests.client", "idempotent_requests.key"],
+            name="idempotent_faces_request_fkey",
+            ondelete="CASCADE",
+        ),
+    )
+
+    client: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    image_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    domain_id: Mapped[int]
+    face_id: Mapped[UUID]
 
 
 class MigrationRun(Base):

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from app.db.session import Database, set_local
+from app.db.session import Database, as_owner, set_local
+from app.db.unit import APP_ROLE
 from app.errors import DomainNotFound
 
 HNSW_M: Final = 16
@@ -76,27 +77,32 @@ def create_partition(session: Session, domain_id: int, dimension: int) -> None:
     """
     table = partition_name(domain_id)
     set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
-    session.execute(
-        text(
-            f"CREATE TABLE {table} (LIKE face_embeddings INCLUDING DEFAULTS INCLUDING STORAGE,"
-            f" CONSTRAINT {table}_domain_check CHECK (domain_id = {int(domain_id)}),"
-            f" CONSTRAINT {table}_dimension_check CHECK (vector_dims(embedding) = {int(dimension)}))"
+    with as_owner(session):
+        session.execute(
+            text(
+                f"CREATE TABLE {table} (LIKE face_embeddings INCLUDING DEFAULTS INCLUDING STORAGE,"
+                f" CONSTRAINT {table}_domain_check CHECK (domain_id = {int(domain_id)}),"
+                f" CONSTRAINT {table}_dimension_check CHECK (vector_dims(embedding) = {int(dimension)}))"
+            )
         )
-    )
-    session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
-    session.execute(text(_create_index_sql(domain_id, dimension)))
+        session.execute(text(_wall_sql(domain_id)))
+        session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
+        session.execute(text(_create_index_sql(domain_id, dimension)))
+        session.execute(text(_no_statistics_sql(domain_id)))
 
 
 def drop_partition(session: Session, domain_id: int) -> None:
     """Drop the partition with all its templates, in the caller's transaction."""
     set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
-    session.execute(text(f"DROP TABLE IF EXISTS {partition_name(domain_id)}"))
+    with as_owner(session):
+        session.execute(text(f"DROP TABLE IF EXISTS {partition_name(domain_id)}"))
 
 
 def drop_index(session: Session, domain_id: int) -> None:
     """Drop the HNSW index, before a bulk load. Searches are exact until it is built again."""
     set_local(session, lock_timeout=_DDL_LOCK_TIMEOUT)
-    session.execute(text(f"DROP INDEX IF EXISTS {index_name(domain_id)}"))
+    with as_owner(session):
+        session.execute(text(f"DROP INDEX IF EXISTS {index_name(domain_id)}"))
 
 
 def rebuild_index(database: Database, domain_id: int, dimension: int) -> None:
@@ -149,6 +155,7 @@ def _build_missing(connection: Connection, domain_id: int, dimension: int, *, co
 def _create_anew(connection: Connection, domain_id: int, dimension: int, *, concurrently: bool) -> None:
     connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(domain_id)}"))
     connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=concurrently)))
+    connection.execute(text(_no_statistics_sql(domain_id)))
 
 
 def _is_out_of_space(error: OperationalError) -> bool:
@@ -168,7 +175,8 @@ def _set_build_memory(connection: Connection, domain_id: int, dimension: int) ->
 def built_rows(session: Session, domain_id: int) -> int:
     """How many templates the index that is being built has taken in; 0 where none is."""
     query = text("SELECT max(tuples_done) FROM pg_stat_progress_create_index WHERE relid = to_regclass(:table)")
-    return session.scalar(query, {"table": partition_name(domain_id)}) or 0
+    with as_owner(session):  # of others' sessions, the server shows nothing
+        return session.scalar(query, {"table": partition_name(domain_id)}) or 0
 
 
 def index_state(session: Session, domain_id: int) -> IndexState:
@@ -204,6 +212,20 @@ def index_is_valid(connection: Session | Connection, domain_id: int) -> bool:
     return bool(connection.scalar(query, {"name": index_name(domain_id)}))
 
 
+def _wall_sql(domain_id: int) -> str:
+    """Row-level security of a partition: queries that name it pass by that of its parent.
+
+    All of its rows are one domain's, so the policy looks at no row: it is decided once for each statement.
+    """
+    table = partition_name(domain_id)
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY;"
+        f" ALTER TABLE {table} ALTER COLUMN embedding SET STATISTICS 0;"
+        f" CREATE POLICY tenant ON {table} USING ((SELECT sees_domain({int(domain_id)})));"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {APP_ROLE}"
+    )
+
+
 def _create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = False) -> str:
     return (
         f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {index_name(domain_id)}"
@@ -211,3 +233,8 @@ def _create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = Fa
         f" USING hnsw ((CAST(embedding AS halfvec({int(dimension)}))) halfvec_cosine_ops)"
         f" WITH (m = {HNSW_M}, ef_construction = {HNSW_EF_CONSTRUCTION})"
     )
+
+
+def _no_statistics_sql(domain_id: int) -> str:
+    """Of an index's expression too, statistics would be samples of the vectors, which no erasure reaches."""
+    return f"ALTER INDEX {index_name(domain_id)} ALTER COLUMN 1 SET STATISTICS 0"

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 def ensure_persons(session: Session, domain_id: int, labels: Collection[str]) -> tuple[dict[str, UUID], int]:
     """The persons of these labels, made where they are missing, under the domain's lock, which the caller holds.
 
-    A label that is another person's id is left out: it would hide that person from requests by id.
+    A label that is another person's id or external id is left out: it would hide that person from requests by these.
 
     Args:
         labels: each as `app.names.clean_name` keeps it.
@@ -31,6 +31,9 @@ SELECT :domain_id, label, label FROM unnest(CAST(:labels AS text[])) AS wanted (
 WHERE NOT EXISTS (
     SELECT FROM persons AS other WHERE other.domain_id = :domain_id
         AND other.id = CASE WHEN wanted.label ~* :uuid THEN CAST(wanted.label AS uuid) END
+) AND NOT EXISTS (
+    SELECT FROM persons AS other
+    WHERE other.domain_id = :domain_id AND other.external_id = wanted.label AND other.label <> wanted.label
 )
 ON CONFLICT (domain_id, label) DO NOTHING
 RETURNING id

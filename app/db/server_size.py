@@ -15,6 +15,11 @@ _CGROUP_LIMITS: Final = (
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - where PostgreSQL puts it
 # Connections beside the pools: commands, jobs, and somebody with psql.
 _SPARE_CONNECTIONS: Final = 20
+RESERVED_CONNECTIONS: Final = 3
+"""Of each process, beside its pool: keys are looked up over them, so that nobody's requests hold up the others' keys.
+
+As many as the failures that open the circuit breaker: with a server that hangs, they come at once and not one after another.
+"""
 
 
 def memory_bytes() -> int:
@@ -31,7 +36,9 @@ def server_settings(settings: Settings) -> dict[str, str]:
     maintenance_mb = _between(64, memory_mb // 16, 1024)
     return {
         # One pool per web process; two more for the jobs and for commands that use one.
-        "max_connections": str((settings.web_workers + 2) * settings.db_pool_size + _SPARE_CONNECTIONS),
+        "max_connections": str(
+            (settings.web_workers + 2) * (settings.db_pool_size + RESERVED_CONNECTIONS) + _SPARE_CONNECTIONS
+        ),
         "shared_buffers": f"{_between(128, memory_mb // 8, 4096)}MB",
         "effective_cache_size": f"{max(256, memory_mb // 2)}MB",
         "work_mem": "16MB",

@@ -4,8 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,8 +17,12 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.db.places import Places, share_of
 from app.db.server_files import embedded_url
+from app.db.server_size import RESERVED_CONNECTIONS
+from app.db.unit import APP_ROLE, Unit, current_unit, enter, working
 from app.errors import DatabaseBusy, DatabaseDisabled, DatabaseError, DatabaseTimeout, DatabaseUnavailable
+from app.tenancy import current_reach
 
 _POOL_RECYCLE_S: Final = 1_800
 # The server's own limit comes first; a server that does not keep to it, being stopped or hung, is given up this much later.
@@ -61,6 +65,7 @@ def database_url(settings: Settings) -> URL:
 class _Process:
     """What belongs to one process: a connection must never be used on both sides of a fork."""
 
+    places: Places
     pid: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
     engine: Engine | None = None
@@ -86,7 +91,7 @@ class _BoundedConnection(psycopg.Connection[Any]):
 
 @contextmanager
 def patience(seconds: float | None) -> Generator[None]:
-    """Wait for the server no longer than this, in all that the block does with it."""
+    """Wait for the server no longer than this, in all that the block does with it; None: for as long as it takes."""
     token = _give_up_at_s.set(None if seconds is None else time.monotonic() + seconds)
     try:
         yield
@@ -95,11 +100,25 @@ def patience(seconds: float | None) -> Generator[None]:
 
 
 class Database:
-    """The pool of connections of this process. Nothing is opened before the first use; after a fork it starts anew."""
+    """The pool of connections of this process. Nothing is opened before the first use; after a fork it starts anew.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        reserved: make a small pool instead (`reserve`).
+    """
+
+    def __init__(self, settings: Settings, *, reserved: bool = False) -> None:
         self._settings = settings
-        self._process = _Process()
+        self._size = RESERVED_CONNECTIONS if reserved else settings.db_pool_size
+        self._most = self._size if reserved else share_of(self._size)
+        self._process = self._started()
+        self._reserve: Database | None = None
+
+    @property
+    def reserve(self) -> "Database":
+        """The same server by connections of its own, for work that must not wait behind the requests of tenants."""
+        if self._reserve is None:
+            self._reserve = Database(self._settings, reserved=True)
+        return self._reserve
 
     @property
     def engine(self) -> Engine:
@@ -108,10 +127,7 @@ class Database:
         Raises:
             DatabaseUnavailable: as `database_url`.
         """
-        if self._process.pid != os.getpid():
-            # The parent's connections are left alone: closing them here would end the parent's sessions.
-            self._process = _Process()
-        process = self._process
+        process = self._own_process()
         with process.lock:
             if process.engine is None:
                 process.engine = self._pooled_engine()
@@ -121,25 +137,52 @@ class Database:
     def transaction(self, timeout_s: float | None = None) -> Generator[Session]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
+        It sees and changes what `app.tenancy.current_reach` says, and nothing else.
+
         Args:
             timeout_s: limit of each statement in it, where shorter than DB_STATEMENT_TIMEOUT_S.
 
         Raises:
+            DatabaseBusy: all connections, or whoever acts' share of them, were in use for too long.
             DatabaseUnavailable: no connection, or it was lost; nothing of the block is stored, unless the connection
                 was lost during the commit itself.
             DatabaseTimeout: a statement, or the wait for a lock, took too long; nothing of the block is stored.
             sqlalchemy.exc.IntegrityError: a constraint was violated.
         """
-        limit_s = self._settings.db_statement_timeout_s if timeout_s is None else timeout_s
-        with (
-            translated_errors(),
-            patience(min(limit_s, self._settings.db_statement_timeout_s) + _GRACE_S),
-            Session(self.engine, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            if timeout_s is not None and timeout_s < self._settings.db_statement_timeout_s:
-                set_local(session, statement_timeout=f"{max(1, round(timeout_s * 1000))}ms")
+        limit_s, settings = self._limits(timeout_s)
+        if (unit := current_unit(self)) is not None:
+            with translated_errors(), unit.joined(settings) as session:  # with the unit's patience
+                yield session
+            return
+        with self._begun(limit_s, settings) as session:
             yield session
+
+    @contextmanager
+    def unit_of_work(self, timeout_s: float | None = None) -> Generator[Session]:
+        """As `transaction`; the transactions that this thread begins in the block are parts of it, as savepoints.
+
+        So they are stored together, at the end of the block, or not at all. `maintenance` stays apart: what is done in the
+        block it neither sees nor gets past.
+
+        Args:
+            timeout_s: as of `transaction`; no more than this is waited for the server in the whole block.
+
+        Raises: as `transaction`.
+        """
+        limit_s, settings = self._limits(timeout_s)
+        with self._begun(limit_s, settings) as session:
+            unit = Unit(self, session, settings)
+            with working(unit):
+                yield session
+        for act in unit.afterwards:
+            act()
+
+    def once_committed(self, act: Callable[[], None]) -> None:
+        """Do something once what this thread has stored is there for others: after its unit of work, or now without one."""
+        if (unit := current_unit(self)) is not None:
+            unit.afterwards.append(act)
+        else:
+            act()
 
     @contextmanager
     def bulk_transaction(self) -> Generator[Session]:
@@ -147,14 +190,19 @@ class Database:
 
         Raises: as `transaction`.
         """
-        with translated_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            # Not by `set_local`, whose SELECT would rule out a change of the isolation level.
-            session.execute(text(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_BULK_LOCK_TIMEOUT}'"))
+        settings = {"statement_timeout": "0", "lock_timeout": _BULK_LOCK_TIMEOUT}
+        if (unit := current_unit(self)) is not None:
+            with translated_errors(), patience(None), unit.joined(settings) as session:
+                yield session
+            return
+        with self._begun(None, settings) as session:
             yield session
 
     @contextmanager
     def maintenance(self) -> Generator[Connection]:
         """A connection of its own, in autocommit and without a statement timeout, for building and repairing indexes.
+
+        It is the owner's, and sees every domain.
 
         Raises:
             DatabaseUnavailable: no connection, or it was lost.
@@ -162,6 +210,8 @@ class Database:
         with translated_errors():
             engine = _engine(database_url(self._settings), self._settings, timeout_s=0, poolclass=NullPool)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                # The policies are forced on the owner too.
+                connection.execute(text("SET facedex.domains = '*'"))
                 yield connection
 
     def ping(self) -> None:
@@ -182,7 +232,7 @@ class Database:
         # Here, because migrations need connections, and only this needs migrations.
         from app.db.migrate import require_head
 
-        with patience(_READY_WITHIN_S):
+        with self._place(_READY_WITHIN_S), patience(_READY_WITHIN_S):
             require_head(self.engine)
 
     def close(self) -> None:
@@ -190,19 +240,66 @@ class Database:
         process = self._process
         if process.pid == os.getpid() and process.engine is not None:
             process.engine.dispose()
+        if self._reserve is not None:
+            self._reserve.close()
+
+    def _own_process(self) -> _Process:
+        if self._process.pid != os.getpid():
+            # The parent's connections are left alone: closing them here would end the parent's sessions.
+            self._process = self._started()
+        return self._process
+
+    def _started(self) -> _Process:
+        return _Process(Places(self._size, self._most))
+
+    def _place(self, limit_s: float | None) -> AbstractContextManager[None]:
+        """Waited for apart from the server, which is not to blame for it."""
+        usual_s = self._settings.db_pool_timeout_s
+        wait_s = usual_s if limit_s is None else min(usual_s, limit_s)
+        reach = current_reach()
+        # A tenant's keys have one share between them: an administrator of theirs can make many.
+        return self._own_process().places.held(reach.as_setting if reach.ids else reach.client, wait_s)
+
+    def _limits(self, timeout_s: float | None) -> tuple[float, dict[str, str]]:
+        """The limit of a statement in seconds, and the settings that it needs where it is not the usual one."""
+        usual_s = self._settings.db_statement_timeout_s
+        if timeout_s is None or timeout_s >= usual_s:
+            return usual_s, {}
+        return timeout_s, {"statement_timeout": f"{max(1, round(timeout_s * 1000))}ms"}
+
+    @contextmanager
+    def _begun(self, limit_s: float | None, settings: dict[str, str]) -> Generator[Session]:
+        with (
+            self._place(limit_s),
+            translated_errors(),
+            patience(None if limit_s is None else limit_s + _GRACE_S),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            enter(session, current_reach(), settings)
+            yield session
 
     def _pooled_engine(self) -> Engine:
         return _engine(
             database_url(self._settings),
             self._settings,
             timeout_s=self._settings.db_statement_timeout_s,
-            pool_size=self._settings.db_pool_size,
+            pool_size=self._size,
             max_overflow=0,
             pool_timeout=self._settings.db_pool_timeout_s,
             pool_pre_ping=True,
             pool_recycle=_POOL_RECYCLE_S,
             pool_use_lifo=True,
         )
+
+
+@contextmanager
+def as_owner(session: Session) -> Generator[None]:
+    """In the block, be the role that owns the tables, which alone may make and drop partitions and indexes."""
+    session.execute(text("SET LOCAL ROLE NONE"))
+    yield
+    # Where the block raised, the transaction is over, or goes back to where this was not yet said.
+    session.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
 
 
 def set_local(session: Session | Connection, **values: str) -> None:
@@ -261,6 +358,8 @@ def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> E
         "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_S * 1000,
         # Compiling a query takes longer than any of ours runs.
         "jit": "off",
+        # Moments come back as they are answered, and the last hours of the year 9999 come back at all.
+        "timezone": "UTC",
     }
     flags = " ".join(f"-c {name}={value}" for name, value in options.items())
     given = url.query.get("options", "")
@@ -300,5 +399,7 @@ def _register_vector(connection: psycopg.Connection[Any], _record: object) -> No
             register_vector(connection)
             # Loads the library: until then its settings (hnsw.ef_search) are not known, and setting them is not checked.
             connection.execute("SELECT CAST('[0]' AS vector)")
-    finally:
         connection.autocommit = False
+    except BaseException:
+        connection.close()  # the pool does not know it yet
+        raise

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -133,8 +133,36 @@ def delete_person(session: Session, domain_id: int, person_id: UUID) -> bool:
     return session.scalar(person) is not None
 
 
+def move_templates(session: Session, domain_id: int, source_id: UUID, target_id: UUID) -> tuple[int, int]:
+    """Make one person's templates another's, under the domain's lock. What both have, the target keeps as it is.
+
+    Returns:
+        How many were moved, and how many were dropped: of a picture, or with a vector, that the target has.
+    """
+    lock_domain(session, domain_id)
+    values = {"domain_id": domain_id, "source": source_id, "target": target_id}
+    dropped = session.execute(text(_DROP_SHARED_SQL), values).all()
+    moved = session.execute(text(_MOVE_SQL), values).all()
+    _count(session, domain_id, -len(dropped))
+    return len(moved), len(dropped)
+
+
+_DROP_SHARED_SQL: Final = """
+DELETE FROM face_embeddings AS source USING face_embeddings AS target
+WHERE source.domain_id = :domain_id AND source.person_id = :source
+    AND target.domain_id = :domain_id AND target.person_id = :target
+    AND (source.image_sha256 = target.image_sha256 OR source.embedding = target.embedding)
+RETURNING source.id
+"""
+_MOVE_SQL: Final = """
+UPDATE face_embeddings SET person_id = :target WHERE domain_id = :domain_id AND person_id = :source RETURNING id
+"""
+
+
 def copy_templates(session: Session, domain_id: int, batch: TemplateBatch) -> None:
     """Load templates by binary COPY, under the domain's lock, which the caller holds.
+
+    By way of a temporary table: COPY refuses a table with row-level security.
 
     Raises:
         ContractMismatch, InvalidEmbedding: as `unit_vectors`.
@@ -144,11 +172,14 @@ def copy_templates(session: Session, domain_id: int, batch: TemplateBatch) -> No
     units = unit_vectors(batch.embeddings, domain.dimension)
     raw = session.connection().connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
-    with (
-        raw.cursor() as cursor,
-        cursor.copy(f"COPY {partition_name(domain_id)} ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
-    ):
-        copy.write(copy_stream(domain_id, replace(batch, embeddings=units)))
+    with raw.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE staged (LIKE face_embeddings INCLUDING STORAGE INCLUDING DEFAULTS)")
+        with cursor.copy(f"COPY staged ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.write(copy_stream(domain_id, replace(batch, embeddings=units)))
+        cursor.execute(
+            f"INSERT INTO {partition_name(domain_id)} ({COPY_COLUMNS}) SELECT {COPY_COLUMNS} FROM staged".encode()  # noqa: S608
+        )
+        cursor.execute("DROP TABLE staged")
     _count(session, domain_id, len(batch))
 
 

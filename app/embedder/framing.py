@@ -2,7 +2,7 @@
 
 A job goes so: the client connects and sends its object. The pool answers with an error, or hands the connection to a worker,
 which says `{"go": true}`; only then does the client send the picture, and the worker answers. So a queued job holds no
-picture in memory twice, and a client knows whether a worker ever had it.
+picture in memory twice. A short picture (`early`) follows its object at once, and nobody says "go".
 """
 
 import json

@@ -29,6 +29,7 @@ class Job:
         client: who asks; clients are served in turn.
         request_id: for the log.
         again: whether a worker died of it a moment ago.
+        early: the picture follows at once: it is short enough to lie in the socket until a worker reads it.
     """
 
     sha256: str
@@ -39,6 +40,7 @@ class Job:
     client: str
     request_id: str
     again: bool
+    early: bool = False
 
     def to_message(self) -> Message:
         """What `from_message` reads.
@@ -56,6 +58,7 @@ class Job:
             "client": self.client,
             "request_id": self.request_id,
             "again": self.again,
+            "early": self.early,
         }
 
     @classmethod
@@ -81,6 +84,7 @@ class Job:
                 client=str(message["client"])[:NAME_MAX_CHARS],
                 request_id=str(message["request_id"])[:NAME_MAX_CHARS],
                 again=bool(message["again"]),
+                early=bool(message["early"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest("The pool was asked for something that is no job.") from error

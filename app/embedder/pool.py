@@ -29,6 +29,7 @@ from app.config import Settings, SettingsError, load_settings
 from app.embedder.crew import Crew, RecycleLimits
 from app.embedder.fair_queue import QueueFull
 from app.embedder.framing import FramingError, Message
+from app.embedder.hangups import Hangups
 from app.embedder.job import Job, is_digest
 from app.embedder.listener import BACKLOG, open_listener, unlink_listener
 from app.embedder.pool_metrics import PoolMetrics
@@ -86,6 +87,7 @@ class Pool:
         self._metrics = PoolMetrics()
         self._quarantine = Quarantine(settings.quarantine_file, settings.quarantine_s)
         self._selector = selectors.DefaultSelector()
+        self._hangups = Hangups()  # of clients that wait in a queue
         self._listener: socket.socket | None = None
         self._reading: dict[socket.socket, Reading] = {}
         self._risks = Risks(self._quarantine, next(iter(models)))
@@ -127,6 +129,7 @@ class Pool:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._watch(self._wake_out, self._drain_wakeups)
+        self._watch(self._hangups, self._hangups.call)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         if self._stopping_at_s is None:
@@ -150,14 +153,16 @@ class Pool:
     def _release_in_worker(self) -> None:
         """A worker inherits all connections: as long as it had them open too, nobody would see them closed."""
         signal.set_wakeup_fd(-1)
-        keys = list(self._selector.get_map().values())
+        watched = [key.fileobj for key in self._selector.get_map().values()]
+        waiting = list(self._hangups.connections())
         self._selector.close()  # before the rest: taking one of them out of it would do so in the pool as well
-        for key in keys:
-            assert isinstance(key.fileobj, socket.socket)
-            os.close(key.fileobj.detach())
+        self._hangups.close()
+        for source in (*watched, *waiting):
+            if isinstance(source, socket.socket):
+                os.close(source.detach())
         os.close(self._wake_in.detach())
 
-    def _watch(self, source: socket.socket, call: Callable[[], None], priority: int = _ORDINARY) -> None:
+    def _watch(self, source: socket.socket | Hangups, call: Callable[[], None], priority: int = _ORDINARY) -> None:
         """Call something whenever there is something to read."""
         self._selector.register(source, selectors.EVENT_READ, (priority, call))
 
@@ -318,9 +323,9 @@ class Pool:
             except QueueFull:
                 raise PoolBusy("All workers are busy and the queue is full; try again shortly.") from None
             if evicted is not None:
-                self._selector.unregister(evicted.connection)
+                self._hangups.forget(evicted.connection)
                 self._refuse(evicted, PoolBusy("The queue is full, and others wait for less; try again."))
-        self._watch(connection, partial(self._leave, crew, waiting))
+        self._hangups.watch(connection, partial(self._leave, crew, waiting))
         self._dispatch(crew)  # at once: the next one that comes must not find a full queue and idle workers
 
     def _require_harmless(self, sha256: str) -> None:
@@ -330,21 +335,21 @@ class Pool:
             )
 
     def _leave(self, crew: Crew, waiting: Waiting) -> None:
-        """A client that says something before it was asked to has gone."""
+        """Its client has gone."""
         self._leave_queue(crew, waiting)
         waiting.connection.close()
         self._metrics.jobs.labels("abandoned").inc()
 
     def _leave_queue(self, crew: Crew, waiting: Waiting) -> None:
         crew.queue.discard(waiting.job.client, waiting)
-        self._selector.unregister(waiting.connection)
+        self._hangups.forget(waiting.connection)
 
     def _dispatch(self, crew: Crew) -> None:
         while (worker := crew.free_worker()) is not None:
             waiting = crew.queue.pop(lambda waiting: self._risks.may_go(waiting.job))
             if waiting is None:
                 return
-            self._selector.unregister(waiting.connection)
+            self._hangups.forget(waiting.connection)
             if self._quarantine.holds(waiting.job.sha256):  # since it came
                 self._refuse(waiting, ImageQuarantined("Workers have died of this picture."))
                 continue
@@ -354,7 +359,7 @@ class Pool:
             if not worker.give(waiting.job, waiting.connection):
                 self._landed(worker, waiting.job)
                 crew.queue.push_first(waiting.job.client, waiting)
-                self._watch(waiting.connection, partial(self._leave, crew, waiting))
+                self._hangups.watch(waiting.connection, partial(self._leave, crew, waiting))
                 return  # its death is news that is still to come
             self._metrics.queue_wait.observe(time.monotonic() - waiting.since_s)
             waiting.connection.close()

@@ -96,7 +96,8 @@ class Worker:
         """Work off one job; what became of it."""
         connection.settimeout(max(job.deadline.remaining_s(), 0.001))
         try:
-            connection.sendall(encode({"go": True}))
+            if not job.early:
+                connection.sendall(encode({"go": True}))
             image = receive_exactly(connection, job.length, job.deadline)
             outcome, answer = self._answer(image, job)
             connection.settimeout(max(job.deadline.remaining_s(), 0.001))

@@ -8,17 +8,19 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
+from app.audit import record, record_domain
 from app.config import Settings
-from app.db.domains import create_domain, drop_domain
+from app.datasets.store import DatasetStore
+from app.db.domains import create_domain
 from app.db.migration_runs import RunStatus, latest_run
 from app.db.models import Domain, Person
 from app.db.partitions import IndexState, index_state, rebuild_index
 from app.db.session import Database
 from app.db.templates import recount_templates
 from app.enrolment.lookup import find_domain
-from app.enrolment.pages import Page, decode_cursor, encode_cursor
-from app.errors import DomainNotFound
+from app.errors import DatasetExists, DomainNotFound
 from app.names import clean_name
+from app.pages import Page, decode_cursor, encode_cursor
 from app.vision.packs import PackStore
 
 
@@ -64,10 +66,11 @@ class DomainStatus:
 class DomainService:
     """The operations on domains."""
 
-    def __init__(self, settings: Settings, database: Database, packs: PackStore) -> None:
+    def __init__(self, settings: Settings, database: Database, packs: PackStore, datasets: DatasetStore) -> None:
         self._settings = settings
         self._database = database
         self._packs = packs
+        self._datasets = datasets
 
     def create(self, name: str) -> DomainInfo:
         """Make a domain for the active pack's embeddings.
@@ -75,9 +78,16 @@ class DomainService:
         Raises:
             InvalidName: the name cannot be kept.
             DomainExists: it is taken.
+            DatasetExists: a dataset goes by that name: its people, perhaps of a domain that was deleted, would be answered
+                with while the database is away.
             ModelError: the active pack cannot be used.
         """
         name = clean_name(name, "domain name")
+        if self._datasets.has(name):
+            raise DatasetExists(
+                f"There is a dataset of the name {name!r}: `flask migrate-pkl` makes the domain of it; to begin with an empty"
+                " one, take the dataset away first."
+            )
         manifest = self._packs.active(self._settings.face_model).manifest
         with self._database.transaction() as session:
             domain = create_domain(
@@ -88,7 +98,9 @@ class DomainService:
                 dimension=manifest.contract.dimension,
             )
             session.refresh(domain)
-            return _info(domain)
+            info = _info(domain)
+            record_domain(session, "domain.created", domain.id, domain.uid, model=domain.model)
+        return info
 
     def list(self, *, limit: int, cursor: str | None) -> Page[DomainInfo]:
         """Domains by name.
@@ -128,18 +140,6 @@ class DomainService:
             with suppress(DomainNotFound):  # deleted meanwhile
                 yield self.report(name)
 
-    def delete(self, name: str) -> DomainInfo:
-        """Delete a domain with everything in it. Returns what it was.
-
-        Raises:
-            DomainNotFound: no such domain.
-        """
-        with self._database.transaction() as session:
-            domain = find_domain(session, name)
-            info = _info(domain)
-            drop_domain(session, domain.id)
-        return info
-
     def reindex(self, name: str) -> DomainInfo:
         """Rebuild the index, missing, invalid or not, while searches and enrolments go on; count the templates anew.
 
@@ -150,7 +150,8 @@ class DomainService:
             domain = find_domain(session, name)
         rebuild_index(self._database, domain.id, domain.dimension)
         with self._database.transaction() as session:
-            recount_templates(session, domain.id)
+            embeddings = recount_templates(session, domain.id)
+            record(session, "domain.reindexed", domain_id=domain.id, embeddings=embeddings)
             return _info(find_domain(session, domain.name))
 
 

@@ -1,29 +1,33 @@
 """Faces of a person: enrol pictures, list, delete."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from pathlib import Path
 from uuid import UUID
 
 import structlog
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from app.audit import record
 from app.config import Settings
 from app.db.domains import lock_domain
-from app.db.models import FaceEmbedding, Person
+from app.db.idempotency import Claim, face_of, keep_face
+from app.db.models import Domain, FaceEmbedding, Person
+from app.db.neighbours import distance_to_person
 from app.db.session import Database
 from app.db.templates import NewTemplate, delete_template, insert_templates
 from app.deadline import Deadline
 from app.embedder.batch import pictures_at_once
 from app.embedder.client import EmbedderClient
-from app.enrolment.lookup import find_domain
-from app.enrolment.pages import Page, decode_cursor, encode_cursor
-from app.enrolment.persons import PersonInfo, add_person, find_person, read_person
-from app.enrolment.quality import check_quality, main_face
+from app.enrolment.images import ImageStore
+from app.enrolment.lookup import PersonInfo, find_domain, find_person, find_person_or_none, read_person
+from app.enrolment.persons import add_person
+from app.enrolment.quality import check_quality, is_same_photo, main_face
+from app.enrolment.resemblance import Resemblance, resemblances
 from app.errors import (
     DatabaseError,
     DuplicateFace,
@@ -33,22 +37,27 @@ from app.errors import (
     FaceNotFound,
     InvalidRequest,
     PersonNotFound,
+    StorageError,
     UploadTooLarge,
 )
-from app.names import clean_name
+from app.names import as_uuid, clean_name
+from app.pages import Page, decode_cursor, encode_cursor
+from app.tenancy import carried
 from app.vision.faces import Box, Face
 from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
 
-# The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
-# photos of one person hardly ever are.
-_SAME_PHOTO_SHARE: Final = 0.01
-
 
 @dataclass(frozen=True, slots=True)
 class EnrolledFace:
-    """A stored template; `image_sha256` is hexadecimal, None where its picture was never seen."""
+    """A stored template.
+
+    Attributes:
+        image_sha256: hexadecimal; None where its picture was never seen.
+        has_image: whether its picture was kept.
+        warnings: what was noticed when it was enrolled; empty in lists.
+    """
 
     id: UUID
     box: Box
@@ -56,6 +65,8 @@ class EnrolledFace:
     sharpness: float
     image_sha256: str | None
     created_at: datetime
+    has_image: bool = False
+    warnings: tuple[Resemblance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class FileOutcome:
     @property
     def rejected(self) -> bool:
         """Whether sending it again would change nothing: the picture, or the domain, is the reason."""
-        return self.error is not None and not isinstance(self.error, EmbedderError | DatabaseError)
+        return self.error is not None and not isinstance(self.error, EmbedderError | DatabaseError | StorageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +92,26 @@ class EnrolmentResult:
 
 
 class FaceService:
-    """The operations on faces. `label` in the arguments is a label or, where nobody has that label, an id."""
+    """The operations on faces. `label` in the arguments is a label, an external id or an id, in this order."""
 
-    def __init__(self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore, images: ImageStore
+    ) -> None:
         self._settings = settings
         self._database = database
         self._embedder = embedder
         self._packs = packs
+        self._images = images
 
     def enrol(
-        self, domain: str, label: str, files: Sequence[tuple[str, bytes]], *, client: str, request_id: str = ""
+        self,
+        domain: str,
+        label: str,
+        files: Sequence[tuple[str, bytes]],
+        *,
+        client: str,
+        request_id: str = "",
+        claim: Claim | None = None,
     ) -> EnrolmentResult:
         """Enrol the main face of each picture as a template of the person, who is created with the first success.
 
@@ -100,6 +121,7 @@ class FaceService:
             files: the client's name for each file, and its bytes.
             client: who enrols: the pool serves its clients in turn.
             request_id: for the pool's log.
+            claim: the request where it may be a repetition: a file that it has enrolled before is answered as enrolled.
 
         Raises:
             InvalidName: the label cannot be kept.
@@ -108,19 +130,27 @@ class FaceService:
         """
         label = clean_name(label, "label")
         with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
+            found = find_domain(session, domain)
+            domain_id, domain_uid = found.id, found.uid
 
         def enrol_one(file: tuple[str, bytes]) -> FileOutcome:
             name, data = file
             try:
-                return FileOutcome(name, face=self._enrol_file(domain_id, label, data, client, request_id))
+                return FileOutcome(
+                    name, face=self._enrol_file(domain_id, domain_uid, label, data, client, request_id, claim)
+                )
             except FacedexError as error:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
 
-        with ThreadPoolExecutor(max_workers=pictures_at_once(self._settings, len(files))) as threads:
-            outcomes = tuple(threads.map(enrol_one, files))
-        return EnrolmentResult(self._person_or_none(domain_id, label), outcomes)
+        # A picture that is there twice is looked at once: which of the two became the face must not be chance.
+        digests = [hashlib.sha256(data).digest() for _, data in files]
+        distinct: dict[bytes, tuple[str, bytes]] = {}
+        for digest, file in zip(digests, files, strict=True):
+            distinct.setdefault(digest, file)
+        with ThreadPoolExecutor(max_workers=pictures_at_once(self._settings, len(distinct))) as threads:
+            first = dict(zip(distinct, threads.map(carried(enrol_one), distinct.values()), strict=True))
+        return EnrolmentResult(self._person_or_none(domain_id, label), _in_order(files, digests, first))
 
     def list(self, domain: str, label: str, *, limit: int, cursor: str | None) -> Page[EnrolledFace]:
         """A person's faces, oldest first.
@@ -130,7 +160,8 @@ class FaceService:
             InvalidRequest: the cursor is not one of ours.
         """
         with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
+            found_domain = find_domain(session, domain)
+            domain_id, uid = found_domain.id, found_domain.uid
             person = find_person(session, domain_id, label)
             order = (FaceEmbedding.created_at, FaceEmbedding.id)
             query = select(FaceEmbedding).where(
@@ -138,7 +169,8 @@ class FaceService:
             )
             if cursor is not None:
                 query = query.where(tuple_(*order) > tuple_(*_face_key(cursor)))
-            found = [_info(row) for row in session.scalars(query.order_by(*order).limit(limit + 1))]
+            rows = session.scalars(query.order_by(*order).limit(limit + 1))
+            found = [_info(row, has_image=self._images.find(uid, person.id, row.id) is not None) for row in rows]
         more = len(found) > limit
         last = found[limit - 1] if more else None
         return Page(found[:limit], encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None)
@@ -150,15 +182,37 @@ class FaceService:
             DomainNotFound, PersonNotFound, FaceNotFound: as their names say.
         """
         with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
-            lock_domain(session, domain_id)
-            person = find_person(session, domain_id, label)
-            try:
-                wanted = UUID(face_id)
-            except ValueError:
-                raise FaceNotFound("This person has no face of that id.") from None
-            if not delete_template(session, domain_id, person.id, wanted):
-                raise FaceNotFound("This person has no face of that id.")
+            found = find_domain(session, domain)
+            lock_domain(session, found.id)
+            person = find_person(session, found.id, label)
+            wanted = _face_id(face_id)
+            if not delete_template(session, found.id, person.id, wanted):
+                raise _no_such_face()
+            record(session, "face.deleted", domain_id=found.id, persons=[person.id], face=str(wanted))
+            picture = self._images.path(found.uid, person.id, wanted)
+        self._database.once_committed(lambda: self._discard(picture))
+
+    def _discard(self, picture: Path) -> None:
+        """Delete the picture of a face that was deleted; what cannot be deleted now is swept later."""
+        try:
+            self._images.remove(picture)
+        except OSError as error:
+            log.warning("[ENROL] A stored picture cannot be deleted now", face=picture.name, reason=error.strerror)
+
+    def picture(self, domain: str, label: str, face_id: str) -> Path:
+        """The file of an enrolled face's picture, where it was kept.
+
+        Raises:
+            DomainNotFound, PersonNotFound, FaceNotFound: as their names say; also where no picture was kept.
+        """
+        with self._database.transaction() as session:
+            found = find_domain(session, domain)
+            person = find_person(session, found.id, label)
+            face = session.get(FaceEmbedding, (found.id, _face_id(face_id)))
+        path = self._images.find(found.uid, person.id, face.id) if face and face.person_id == person.id else None
+        if path is None:
+            raise FaceNotFound("This person has no face of that id whose picture was kept.")
+        return path
 
     def enrolled_digests(self, domain: str, label: str) -> set[str]:
         """SHA-256, in hexadecimal, of the pictures that a person has; empty where there is no such person.
@@ -168,31 +222,62 @@ class FaceService:
         """
         with self._database.transaction() as session:
             domain_id = find_domain(session, domain).id
-            try:
-                person = find_person(session, domain_id, label)
-            except PersonNotFound:
+            person = find_person_or_none(session, domain_id, label)
+            if person is None:
                 return set()
             query = select(FaceEmbedding.image_sha256).where(
                 FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == person.id
             )
             return {digest.hex() for digest in session.scalars(query) if digest is not None}
 
-    def _enrol_file(self, domain_id: int, label: str, data: bytes, client: str, request_id: str) -> EnrolledFace:
+    def _enrol_file(
+        self,
+        domain_id: int,
+        domain_uid: UUID,
+        label: str,
+        data: bytes,
+        client: str,
+        request_id: str,
+        claim: Claim | None,
+    ) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
         digest = hashlib.sha256(data).digest()
         with self._database.transaction() as session:
-            _refuse_known_picture(session, domain_id, _find_or_none(session, domain_id, label), digest)
+            if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
+                return done
+            _refuse_known_picture(session, domain_id, find_person_or_none(session, domain_id, label), digest)
         deadline = Deadline.after(self._settings.request_deadline_s)
         analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)
-        with self._database.transaction() as session:
-            lock_domain(session, domain_id, contract=analysis.contract)
-            return _store(session, domain_id, label, face, digest, manifest)
+        # In this order: a transaction that cannot commit takes the picture along.
+        with self._images.staged(domain_uid, data) as picture, self._database.transaction() as session:
+            domain = lock_domain(session, domain_id, contract=analysis.contract)
+            # By a repetition at the same time.
+            if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
+                picture.discard()
+                return done
+            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest)
+            if claim is not None:
+                keep_face(session, claim, digest, domain_id, template.id)
+            picture.place(template.person_id, template.id)
+            return replace(_info(template, has_image=picture.path is not None), warnings=warnings)
+
+    def _done_before(
+        self, session: Session, claim: Claim | None, domain_id: int, domain_uid: UUID, digest: bytes
+    ) -> EnrolledFace | None:
+        """The face that this request made of the picture, when it was sent before."""
+        face_id = None if claim is None else face_of(session, claim, digest)
+        if face_id is None:
+            return None
+        row = session.get(FaceEmbedding, (domain_id, face_id))
+        if row is None:
+            raise FaceNotFound("The face was enrolled by this request, and deleted since.")
+        return _info(row, has_image=self._images.find(domain_uid, row.person_id, row.id) is not None)
 
     def _person_or_none(self, domain_id: int, label: str) -> PersonInfo | None:
         try:
@@ -203,22 +288,39 @@ class FaceService:
             return None
 
 
+def _in_order(
+    files: Sequence[tuple[str, bytes]], digests: Sequence[bytes], first: Mapping[bytes, FileOutcome]
+) -> tuple[FileOutcome, ...]:
+    """The outcomes in the order of the files; a picture that was there before is a duplicate, or failed as that one did."""
+    outcomes: list[FileOutcome] = []
+    seen: set[bytes] = set()
+    for (name, _), digest in zip(files, digests, strict=True):
+        outcome = first[digest]
+        if digest in seen and outcome.face is not None:
+            outcome = FileOutcome(name, error=DuplicateFace("This very picture is in the request twice."))
+        outcomes.append(replace(outcome, file=name))
+        seen.add(digest)
+    return tuple(outcomes)
+
+
 def _store(
-    session: Session, domain_id: int, label: str, face: Face, digest: bytes, manifest: PackManifest
-) -> EnrolledFace:
-    """Store one template, under the domain's lock, which the caller holds."""
+    session: Session,
+    settings: Settings,
+    domain: Domain,
+    label: str,
+    face: Face,
+    digest: bytes,
+    manifest: PackManifest,
+) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
+    """Store one template, and what was noticed, under the domain's lock, which the caller holds."""
     assert face.embedding is not None
-    person = _find_or_none(session, domain_id, label)
-    _refuse_known_picture(session, domain_id, person, digest)
-    if person is None:
-        person = add_person(session, domain_id, label, label)
-    nearest = session.scalar(
-        select(FaceEmbedding.embedding.cosine_distance(face.embedding).label("distance"))
-        .where(FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == person.id)
-        .order_by("distance")
-        .limit(1)
-    )
-    if nearest is not None and nearest < _SAME_PHOTO_SHARE * manifest.calibration.threshold:
+    person = find_person_or_none(session, domain.id, label)
+    _refuse_known_picture(session, domain.id, person, digest)
+    if new := person is None:
+        person = add_person(session, domain.id, label, label)
+    threshold = manifest.calibration.threshold
+    nearest = distance_to_person(session, domain.id, person.id, face.embedding)
+    if nearest is not None and is_same_photo(nearest, threshold):
         raise DuplicateFace("The same photo of this person is enrolled already, in another encoding.")
     template = NewTemplate(
         person_id=person.id,
@@ -228,15 +330,12 @@ def _store(
         score=face.score,
         sharpness=face.quality.sharpness,
     )
-    insert_templates(session, domain_id, [template])
-    return _info(session.get_one(FaceEmbedding, (domain_id, template.id)))
-
-
-def _find_or_none(session: Session, domain_id: int, label: str) -> Person | None:
-    try:
-        return find_person(session, domain_id, label)
-    except PersonNotFound:
-        return None
+    insert_templates(session, domain.id, [template])
+    warnings = resemblances(
+        session, settings, domain, person, face.embedding, own_distance=nearest, threshold=threshold
+    )
+    record(session, "face.enrolled", domain_id=domain.id, persons=[person.id], face=str(template.id), new_person=new)
+    return session.get_one(FaceEmbedding, (domain.id, template.id)), warnings
 
 
 def _refuse_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> None:
@@ -251,6 +350,16 @@ def _refuse_known_picture(session: Session, domain_id: int, person: Person | Non
         raise DuplicateFace("This very picture of this person is enrolled already.")
 
 
+def _face_id(text: str) -> UUID:
+    if (face_id := as_uuid(text)) is None:
+        raise _no_such_face()
+    return face_id
+
+
+def _no_such_face() -> FaceNotFound:
+    return FaceNotFound("This person has no face of that id.")
+
+
 def _face_key(cursor: str) -> tuple[datetime, UUID]:
     created_at, face_id = decode_cursor(cursor, 2)
     try:
@@ -259,7 +368,7 @@ def _face_key(cursor: str) -> tuple[datetime, UUID]:
         raise InvalidRequest("The cursor is not one that this service gave.") from None
 
 
-def _info(row: FaceEmbedding) -> EnrolledFace:
+def _info(row: FaceEmbedding, *, has_image: bool) -> EnrolledFace:
     return EnrolledFace(
         id=row.id,
         box=Box(row.box_x, row.box_y, row.box_w, row.box_h),
@@ -267,4 +376,5 @@ def _info(row: FaceEmbedding) -> EnrolledFace:
         sharpness=row.sharpness,
         image_sha256=row.image_sha256.hex() if row.image_sha256 else None,
         created_at=row.created_at,
+        has_image=has_image,
     )

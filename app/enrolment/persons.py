@@ -1,22 +1,34 @@
-"""Persons of a domain: create, list, find, change, delete."""
+"""Persons of a domain: create, list, find, change. `app/erasure` deletes them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Final
-from uuid import UUID
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.audit import record
 from app.db.domains import lock_domain
-from app.db.models import FaceEmbedding, Person
+from app.db.models import Person
 from app.db.session import Database
-from app.db.templates import delete_person
-from app.enrolment.lookup import find_domain
-from app.enrolment.pages import Page, decode_cursor, encode_cursor
-from app.errors import PersonExists, PersonNotFound
-from app.names import as_uuid, clean_name
+from app.enrolment.attributes import check_metadata, check_window
+from app.enrolment.lookup import (
+    PersonInfo,
+    called,
+    find_domain,
+    find_person,
+    info_of,
+    read,
+    read_person,
+    select_persons,
+)
+from app.errors import MetadataTooLarge, PersonExists
+from app.names import clean_name
+from app.pages import Page, decode_cursor, encode_cursor
+
+T = TypeVar("T")
 
 
 class Unset:
@@ -27,48 +39,84 @@ UNSET: Final = Unset()
 
 
 @dataclass(frozen=True, slots=True)
-class PersonInfo:
-    """A person; `faces` counts the templates."""
+class PersonDetails:
+    """What may be said of a new person beside the names.
 
-    id: UUID
-    label: str
-    display_name: str
-    faces: int
-    created_at: datetime
-    updated_at: datetime
+    Attributes:
+        external_id: unique in the domain; what another system calls the person.
+        valid_from, valid_until: with a zone; outside of [from, until) recognition does not know the person.
+        metadata: a JSON object.
+    """
+
+    external_id: str | None = None
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonChange:
+    """What to change of a person: all of `PersonDetails`, and the names. What is unset stays; None takes it away.
+
+    A display name of None shows the label again; metadata are replaced as a whole.
+    """
+
+    label: str | Unset = UNSET
+    display_name: str | Unset | None = UNSET
+    external_id: str | Unset | None = UNSET
+    valid_from: datetime | Unset | None = UNSET
+    valid_until: datetime | Unset | None = UNSET
+    metadata: Mapping[str, Any] | Unset | None = UNSET
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of what is changed."""
+        return [field.name for field in fields(self) if not isinstance(getattr(self, field.name), Unset)]
 
 
 class PersonService:
-    """The operations on persons. `label` in the arguments is a label or, where nobody has that label, an id."""
+    """The operations on persons. `label` in the arguments is a label, an external id or an id, in this order."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, domain: str, label: str, display_name: str | None) -> PersonInfo:
+    def create(
+        self, domain: str, label: str, display_name: str | None, details: PersonDetails | None = None
+    ) -> PersonInfo:
         """Make a person without faces.
 
         Raises:
             InvalidName: a name that cannot be kept.
+            InvalidValidity, InvalidMetadata: as their names say.
             DomainNotFound: no such domain.
-            PersonExists: the label is taken.
+            PersonExists: the label or the external id is another person's.
         """
         label = clean_name(label, "label")
         shown = label if display_name is None else clean_name(display_name, "display name")
+        kept = _checked(details or PersonDetails())
         with self._database.transaction() as session:
             domain_id = find_domain(session, domain).id
             lock_domain(session, domain_id)
-            person = add_person(session, domain_id, label, shown)
-            return _info(person, 0)
+            person = add_person(session, domain_id, label, shown, kept)
+            info = read(session, person)
+            record(session, "person.created", domain_id=domain_id, persons=[person.id])
+            return info
 
-    def list(self, domain: str, *, limit: int, cursor: str | None, contains: str | None) -> Page[PersonInfo]:
-        """Persons by label, those only whose label or display name contains a text where one is given (any case).
+    def list(
+        self, domain: str, *, limit: int, cursor: str | None, contains: str | None, external_id: str | None = None
+    ) -> Page[PersonInfo]:
+        """Persons by label.
+
+        Args:
+            contains: only those whose label or display name contains this, in any case of letters.
+            external_id: only the one whom another system calls so.
 
         Raises:
             DomainNotFound: no such domain.
             InvalidRequest: the cursor is not one of ours.
         """
         with self._database.transaction() as session:
-            query = _with_faces(find_domain(session, domain).id).order_by(Person.label).limit(limit + 1)
+            query = select_persons(find_domain(session, domain).id).order_by(Person.label).limit(limit + 1)
             if cursor is not None:
                 (after,) = decode_cursor(cursor, 1)
                 query = query.where(Person.label > after)
@@ -78,7 +126,9 @@ class PersonService:
                     Person.label.icontains(wanted, autoescape=True)
                     | Person.display_name.icontains(wanted, autoescape=True)
                 )
-            found = [_info(person, faces) for person, faces in session.execute(query)]
+            if external_id is not None:
+                query = query.where(Person.external_id == clean_name(external_id, "external id"))
+            found = [info_of(*row) for row in session.execute(query)]
         more = len(found) > limit
         return Page(found[:limit], encode_cursor(found[limit - 1].label) if more else None)
 
@@ -91,128 +141,129 @@ class PersonService:
         with self._database.transaction() as session:
             return read_person(session, find_domain(session, domain).id, label)
 
-    def update(
-        self, domain: str, label: str, *, new_label: str | Unset = UNSET, display_name: str | Unset | None = UNSET
-    ) -> PersonInfo:
-        """Change what is given; a display name of None shows the label again.
+    def update(self, domain: str, label: str, change: PersonChange) -> PersonInfo:
+        """Change what is given, all of it or nothing.
 
         Raises:
             InvalidName: a name that cannot be kept.
+            InvalidValidity, InvalidMetadata: as their names say.
             DomainNotFound, PersonNotFound: as their names say.
-            PersonExists: the new label is taken.
+            PersonExists: the new label or external id is another person's.
         """
-        cleaned_label = UNSET if isinstance(new_label, Unset) else clean_name(new_label, "label")
-        shown = (
-            display_name
-            if display_name is None or isinstance(display_name, Unset)
-            else clean_name(display_name, "display name")
-        )
+        change = _cleaned(change)
         with self._database.transaction() as session:
             domain_id = find_domain(session, domain).id
             lock_domain(session, domain_id)
             person = find_person(session, domain_id, label)
-            followed = person.display_name == person.label
-            if not isinstance(cleaned_label, Unset) and cleaned_label != person.label:
-                _refuse_taken(session, domain_id, cleaned_label)
-                person.label = cleaned_label
-                if followed:
-                    person.display_name = cleaned_label
-            if not isinstance(shown, Unset):
-                person.display_name = person.label if shown is None else shown
-            session.flush()
+            _refuse_taken(session, domain_id, _given(change.label), _given(change.external_id), keeper=person)
+            _apply(person, change)
+            check_window(person.valid_from, person.valid_until)
+            _flush(session)
             session.refresh(person)
-            return _read(session, person)
-
-    def delete(self, domain: str, label: str) -> PersonInfo:
-        """Delete a person with all faces. Returns what they were.
-
-        Raises:
-            DomainNotFound, PersonNotFound: as their names say.
-        """
-        with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
-            lock_domain(session, domain_id)
-            info = _read(session, find_person(session, domain_id, label))
-            delete_person(session, domain_id, info.id)
-        return info
+            info = read(session, person)
+            if change.fields:
+                record(
+                    session, "person.changed", domain_id=domain_id, persons=[person.id], fields=",".join(change.fields)
+                )
+            return info
 
 
-def find_person(session: Session, domain_id: int, label: str) -> Person:
-    """The person of that label or, where nobody has it, of that id.
-
-    Raises:
-        InvalidName: nobody can have that label.
-        PersonNotFound: neither.
-    """
-    label = clean_name(label, "label")
-    person = find_by_label(session, domain_id, label)
-    if person is None and (person_id := as_uuid(label)) is not None:
-        query = select(Person).where(Person.domain_id == domain_id, Person.id == person_id)
-        person = session.scalars(query).one_or_none()
-    if person is None:
-        raise PersonNotFound(f"There is no person {label!r} in this domain.")
-    return person
-
-
-def read_person(session: Session, domain_id: int, label: str) -> PersonInfo:
-    """As `find_person`, with the count of faces."""
-    return _read(session, find_person(session, domain_id, label))
-
-
-def find_by_label(session: Session, domain_id: int, label: str) -> Person | None:
-    """The person of exactly that label, None where nobody has it."""
-    return session.scalars(select(Person).where(Person.domain_id == domain_id, Person.label == label)).one_or_none()
-
-
-def add_person(session: Session, domain_id: int, label: str, display_name: str) -> Person:
+def add_person(
+    session: Session, domain_id: int, label: str, display_name: str, details: PersonDetails | None = None
+) -> Person:
     """Store a new person, under the domain's lock, which the caller holds.
 
+    Args:
+        details: checked.
+
     Raises:
-        PersonExists: the label is taken.
+        PersonExists: the label or the external id is another person's label, external id or id.
+        MetadataTooLarge: as its name says.
     """
-    _refuse_taken(session, domain_id, label)
-    person = Person(domain_id=domain_id, label=label, display_name=display_name)
+    details = details or PersonDetails()
+    _refuse_taken(session, domain_id, label, details.external_id)
+    person = Person(
+        domain_id=domain_id,
+        label=label,
+        display_name=display_name,
+        external_id=details.external_id,
+        valid_from=details.valid_from,
+        valid_until=details.valid_until,
+        attributes=dict(details.metadata or {}),
+    )
     session.add(person)
-    try:
-        session.flush()
-    except IntegrityError as error:
-        raise PersonExists(f"A person labelled {label!r} exists already in this domain.") from error
+    _flush(session)
     session.refresh(person)
     return person
 
 
-def _refuse_taken(session: Session, domain_id: int, label: str) -> None:
-    """A label that is another person's label, or their id: it would hide that person from requests by id."""
-    taken = select(Person.id).where(Person.domain_id == domain_id, Person.label == label)
-    if (as_id := as_uuid(label)) is not None:
-        taken = select(Person.id).where(Person.domain_id == domain_id, (Person.label == label) | (Person.id == as_id))
-    if session.scalars(taken).first() is not None:
-        raise PersonExists(f"A person labelled {label!r} exists already in this domain.")
+def _checked(details: PersonDetails) -> PersonDetails:
+    check_window(details.valid_from, details.valid_until)
+    check_metadata(details.metadata or {})
+    external_id = None if details.external_id is None else clean_name(details.external_id, "external id")
+    return PersonDetails(external_id, details.valid_from, details.valid_until, details.metadata)
 
 
-def _with_faces(domain_id: int) -> Select[Person, int]:
-    faces = (
-        select(func.count())
-        .select_from(FaceEmbedding)
-        .where(FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == Person.id)
-        .scalar_subquery()
+def _cleaned(change: PersonChange) -> PersonChange:
+    """The change with its names as they are kept, its metadata checked."""
+
+    def name(value: str | Unset | None, what: str) -> str | Unset | None:
+        return clean_name(value, what) if isinstance(value, str) else value
+
+    if isinstance(change.metadata, Mapping):
+        check_metadata(change.metadata)
+    return PersonChange(
+        label=change.label if isinstance(change.label, Unset) else clean_name(change.label, "label"),
+        display_name=name(change.display_name, "display name"),
+        external_id=name(change.external_id, "external id"),
+        valid_from=change.valid_from,
+        valid_until=change.valid_until,
+        metadata=change.metadata,
     )
-    return select(Person, faces).where(Person.domain_id == domain_id)
 
 
-def _read(session: Session, person: Person) -> PersonInfo:
-    row = session.execute(_with_faces(person.domain_id).where(Person.id == person.id)).one_or_none()
-    if row is None:
-        raise PersonNotFound("The person was deleted.")
-    return _info(*row)
+def _apply(person: Person, change: PersonChange) -> None:
+    """The name shown follows the label where it has followed it so far."""
+    followed = person.display_name == person.label
+    if not isinstance(change.label, Unset) and change.label != person.label:
+        person.former_labels = [*dict.fromkeys([*person.former_labels, person.label])]
+        person.label = change.label
+    shown = _or(change.display_name, person.label if followed else person.display_name)
+    person.display_name = person.label if shown is None else shown
+    person.external_id = _or(change.external_id, person.external_id)
+    person.valid_from = _or(change.valid_from, person.valid_from)
+    person.valid_until = _or(change.valid_until, person.valid_until)
+    if not isinstance(change.metadata, Unset):
+        person.attributes = dict(change.metadata or {})
 
 
-def _info(person: Person, faces: int) -> PersonInfo:
-    return PersonInfo(
-        id=person.id,
-        label=person.label,
-        display_name=person.display_name,
-        faces=faces,
-        created_at=person.created_at,
-        updated_at=person.updated_at,
-    )
+def _or(value: T | Unset, otherwise: T) -> T:
+    return otherwise if isinstance(value, Unset) else value
+
+
+def _given(value: T | Unset) -> T | None:
+    return None if isinstance(value, Unset) else value
+
+
+def _refuse_taken(session: Session, domain_id: int, *names: str | None, keeper: Person | None = None) -> None:
+    """Refuse names that are another person's label, external id or id: they would hide that person from requests by these."""
+    for name in {name for name in names if name is not None}:
+        query = select(Person.id).where(Person.domain_id == domain_id, called(name))
+        if keeper is not None:
+            query = query.where(Person.id != keeper.id)
+        if session.scalars(query.limit(1)).first() is not None:
+            raise _taken(name)
+
+
+def _flush(session: Session) -> None:
+    try:
+        session.flush()
+    except IntegrityError as error:
+        # The database counts the bytes of metadata as it keeps them.
+        if getattr(getattr(error.orig, "diag", None), "constraint_name", None) == "persons_metadata_check":
+            raise MetadataTooLarge("The metadata is longer than the database keeps.") from error
+        raise PersonExists("Another person of this domain has this label or external id.") from error
+
+
+def _taken(name: str) -> PersonExists:
+    return PersonExists(f"A person labelled {name!r}, or with this external id or id, exists already in this domain.")

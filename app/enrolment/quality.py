@@ -7,6 +7,14 @@ from app.vision.faces import Analysis, Face
 MAIN_FACE_AREA_RATIO = 1.5
 # A detection this much weaker than the surest one is taken for something else: a badge, a fold of cloth, a poster.
 CREDIBLE_SCORE_SHARE = 0.25
+# The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
+# photos of one person hardly ever are.
+_SAME_PHOTO_SHARE = 0.01
+
+
+def is_same_photo(distance: float, threshold: float) -> bool:
+    """Whether two faces at this cosine distance are of one photo, in two encodings; `threshold` is the pack's."""
+    return distance < _SAME_PHOTO_SHARE * threshold
 
 
 def main_face(analysis: Analysis) -> Face:

@@ -7,12 +7,12 @@ from typing import Final, TypeVar
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.db.breaker import CircuitBreaker
 from app.db.domains import Gallery, load_gallery
 from app.db.session import Database
 from app.db.vectors import PersonHit, SearchOptions, search
 from app.deadline import Deadline
 from app.errors import DomainNotMigrated
-from app.recognition.breaker import CircuitBreaker
 from app.recognition.matching import Candidate
 from app.recognition.service import FaceHits, SearchQuery
 from app.vision.faces import Float32Array

@@ -13,6 +13,7 @@ from app.errors import ContractMismatch, DatasetNotFound, DomainNotFound
 from app.names import as_uuid
 from app.recognition.matching import Candidate
 from app.recognition.service import FaceHits, SearchQuery
+from app.tenancy import current_reach
 from app.vision.faces import Float32Array
 
 
@@ -25,8 +26,10 @@ class PklRecognition:
         self._datasets = datasets
 
     def open(self, domain: str, deadline: Deadline) -> "PklGallery":
-        """As `RecognitionService.open`."""
+        """As `RecognitionService.open`. What is out of reach is not there: files know no policies."""
         try:
+            if not current_reach().includes(domain):
+                raise DatasetNotFound
             # A dataset that was never prepared is waited for, as long as a worker of the pool may still be asked afterwards.
             return PklGallery(domain, self._datasets.open(domain, wait_s=deadline.remaining_s() / 2))
         except DatasetNotFound as error:

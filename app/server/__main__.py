@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from app.api.auth import create_admin_key
 from app.config import (
     ENV_FILE,
     PROJECT_ROOT,
@@ -35,9 +34,11 @@ from app.db.server_files import require_own_folder
 from app.db.session import driver_reason
 from app.embedder.client import EmbedderClient
 from app.errors import DatabaseUnavailable, EmbedderError, FacedexError, ModelError
+from app.keys.admin_key import create_admin_key
 from app.logs import configure_logging
 from app.server.parts import (
     CannotStart,
+    finish_erasures,
     has_datasets,
     migrate_later,
     prepare_datasets,
@@ -183,6 +184,8 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
     prepare_datasets(settings, supervisor, awaited=not has_database)
     start_pool_and_web(settings, supervisor)
     _wait_until_ready(settings, supervisor)
+    if has_database:
+        finish_erasures(settings, supervisor)
     _announce(settings, time.monotonic() - started_s)
     supervisor.run(lambda: reload(supervisor))
 

@@ -82,6 +82,8 @@ def migrate_later(settings: Settings, supervisor: Supervisor) -> None:
             return False
         migrated = attempt.process.returncode == 0
         attempt, next_s = None, time.monotonic() + _MIGRATE_EVERY_S
+        if migrated:
+            finish_erasures(settings, supervisor)
         return migrated
 
     supervisor.add_chore(chore)
@@ -92,6 +94,11 @@ def has_datasets(settings: Settings) -> bool:
     return bool(settings.pkl_datasets) or any(
         entry.is_dir() and not entry.name.startswith(".") for entry in settings.pkl_dir.iterdir()
     )
+
+
+def finish_erasures(settings: Settings, supervisor: Supervisor) -> None:
+    """Take up erasures that were broken off, beside everything else."""
+    supervisor.run_once(_spawn(settings, "erasures", ["-m", "app.erasure.finish"], "serve.log"))
 
 
 def prepare_datasets(settings: Settings, supervisor: Supervisor, *, awaited: bool) -> None:

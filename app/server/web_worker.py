@@ -1,9 +1,13 @@
 """Gunicorn's threaded worker, which closes each connection in the thread that served it."""
 
+import select
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Final
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+# How long a thread waits for a client's next request before it leaves that to the main thread.
+_LINGER_MS: Final = 5
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
@@ -17,9 +21,21 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: TConn) -> object:
         """Serve a connection; in one of many threads."""
         goes_on = super().handle(conn)
+        while goes_on is True and self._stays(conn):
+            goes_on = super().handle(conn)
         if not goes_on:
             conn.close(graceful=True)
         return goes_on
+
+    def _stays(self, conn: TConn) -> bool:
+        """Whether this thread serves the connection's next request as well: it is there, or comes at once."""
+        if not self.alive or not self.tpool._work_queue.empty():
+            return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(_LINGER_MS))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """What is left to do after `handle`; in the main thread."""

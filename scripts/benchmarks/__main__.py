@@ -2,6 +2,7 @@
 
 import click
 
+from scripts.benchmarks.audit import audit
 from scripts.benchmarks.embedder import embedder
 from scripts.benchmarks.memory import memory
 from scripts.benchmarks.migrate import migrate_pkl
@@ -16,6 +17,7 @@ def bench() -> None:
     """Measure parts of Facedex, ways side by side in one run where there are several, and print the ratio."""
 
 
+bench.add_command(audit)
 bench.add_command(embedder)
 bench.add_command(memory)
 bench.add_command(migrate_pkl)

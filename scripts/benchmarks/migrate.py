@@ -27,6 +27,7 @@ from app.db.migrate import upgrade
 from app.db.partitions import HNSW_EF_CONSTRUCTION, HNSW_M
 from app.db.session import Database
 from app.db.templates import random_ids
+from app.tenancy import acting, everything
 from app.vision.faces import Box
 from app.vision.packs import Calibration, Licence, PackFile, PackManifest
 from scripts.benchmarks.report import show, time_interleaved
@@ -76,7 +77,8 @@ def _database(folder: Path) -> Iterator[Database]:
     database = Database(settings)
     try:
         upgrade(database.engine)
-        yield database
+        with acting(everything("bench")):
+            yield database
     finally:
         database.close()
         running.stop()

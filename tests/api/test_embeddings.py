@@ -2,12 +2,14 @@ import pytest
 from flask import g
 
 from app import create_app
-from app.api.auth import ADMIN, Principal, create_admin_key
 from app.api.embeddings import wants_vectors
 from app.config import parse_settings
 from app.errors import VectorsNotAllowed
+from app.keys.admin_key import create_admin_key
+from app.keys.principal import ADMIN, Principal, Scope
+from app.tenancy import Reach
 
-DOOR = Principal("door", may_see_vectors=False)
+DOOR = Principal("door", frozenset({Scope.RECOGNIZE}), Reach("door"))
 
 
 def test_vectors_are_for_keys_that_may_see_them():

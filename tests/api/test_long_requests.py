@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 
 from app import create_app
-from app.api.auth import create_admin_key
 from app.api.long_requests import LongRequests
 from app.config import parse_settings
 from app.errors import PoolBusy
+from app.keys.admin_key import create_admin_key
 
 BATCH = "/v1/embeddings/batch"
 FACES = "/v1/domains/nowhere/persons/nobody/faces"

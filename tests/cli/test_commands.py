@@ -100,8 +100,8 @@ def test_doctor_finds_and_mends_a_missing_index(service, folder, domain):
     service.flask("enrol", domain, str(folder), check=False)
     info = json.loads(service.flask("domains", "show", domain, "--json").stdout)
     database = Database(parse_settings(storage_dir=service.storage))
-    with database.transaction() as session:
-        session.execute(text(f"DROP INDEX {info['index']['name']}"))
+    with database.maintenance() as connection:
+        connection.execute(text(f"DROP INDEX {info['index']['name']}"))
     database.close()
     found = service.flask("doctor", check=False)
     assert found.returncode == 1

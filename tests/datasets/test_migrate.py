@@ -32,6 +32,7 @@ from app.errors import (
     MigrationUnfinished,
     NothingToResume,
 )
+from app.tenancy import carried
 from tests.datasets import making
 from tests.datasets.migrating import (
     DIMENSION,
@@ -369,7 +370,7 @@ def test_many_at_once_leave_the_set_of_one(database: Database, tmp_path: Path, m
         except Exception as error:
             outcomes.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=carried(work)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -439,15 +440,15 @@ def test_a_full_database_disk_ends_it_and_it_goes_on_afterwards(database: Databa
 
         def advance(self, rows: int) -> None:
             if self.loading:
-                with database.transaction() as session:
-                    session.execute(text(_FULL_DISK_SQL.format(table=f"face_embeddings_{_domain_id(database)}")))
+                with database.maintenance() as connection:
+                    connection.execute(text(_FULL_DISK_SQL.format(table=f"face_embeddings_{_domain_id(database)}")))
 
     with pytest.raises(DatabaseUnavailable):
         migrate(order(path, tmp_path, batch_rows=10), database, Filling())
     assert sum(stored(database).values()) == 10
     assert (runs(database)[0].state, runs(database)[0].error_code) == ("failed", "database_unavailable")
-    with database.transaction() as session:
-        session.execute(text("DROP FUNCTION full_disk CASCADE"))
+    with database.maintenance() as connection:
+        connection.execute(text("DROP FUNCTION full_disk CASCADE"))
     assert run(database, path, tmp_path, batch_rows=10).resumed_at == 10
     assert stored(database) == expected(rows)
 

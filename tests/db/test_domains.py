@@ -22,6 +22,7 @@ from app.db.templates import (
     unit_vectors,
 )
 from app.errors import ContractMismatch, DatabaseTimeout, DomainExists, DomainNotFound, InvalidEmbedding
+from app.tenancy import carried
 from tests.db_server import Maker, columns_of, contract, random_units, template
 
 
@@ -78,7 +79,7 @@ def test_a_name_is_taken_once_even_by_two_at_the_same_time(database: Database) -
         else:
             outcomes.append("created")
 
-    threads = [threading.Thread(target=create) for _ in range(4)]
+    threads = [threading.Thread(target=carried(create)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -91,7 +92,7 @@ def test_domains_made_at_the_same_time_get_a_partition_and_an_index_each(databas
         with database.transaction() as session:
             create_domain(session, name, model="m", contract="c", dimension=8)
 
-    threads = [threading.Thread(target=create, args=(f"d{n}",)) for n in range(6)]
+    threads = [threading.Thread(target=carried(create), args=(f"d{n}",)) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -166,7 +167,7 @@ def test_the_count_follows_every_change_also_of_concurrent_writers(database: Dat
             with database.transaction() as session:
                 assert delete_person(session, gallery.domain_id, owner)
 
-    threads = [threading.Thread(target=change, args=(owners[n::4],)) for n in range(3)]
+    threads = [threading.Thread(target=carried(change), args=(owners[n::4],)) for n in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -31,6 +31,7 @@ from app.db.server_process import ServerProcess, server_pids
 from app.db.session import Database
 from app.db.templates import insert_templates
 from app.errors import DatabaseError, DatabaseUnavailable
+from app.tenancy import carried
 from tests.db_server import random_units, storage_in, template
 
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
@@ -258,7 +259,7 @@ def test_nothing_acknowledged_is_lost_when_the_postmaster_is_killed(tmp_path: Pa
         domain_id = create_domain(session, "people", model="m", contract="c", dimension=16).id
     acknowledged: list[set[str]] = [set() for _ in range(3)]
     writers = [
-        threading.Thread(target=write_until_it_fails, args=(database, domain_id, number, acknowledged[number]))
+        threading.Thread(target=carried(write_until_it_fails), args=(database, domain_id, number, acknowledged[number]))
         for number in range(3)
     ]
     for writer in writers:

@@ -10,9 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from app.config import Settings, parse_settings
+from app.db.breaker import BreakerState, CircuitBreaker
 from app.db.domains import create_domain
-from app.db.session import Database, database_url, set_local
-from app.errors import DatabaseTimeout, DatabaseUnavailable
+from app.db.session import Database, as_owner, database_url, set_local
+from app.errors import DatabaseBusy, DatabaseError, DatabaseTimeout, DatabaseUnavailable
+from app.tenancy import Reach, acting
 
 
 def with_settings(settings: Settings, **changes: object) -> Settings:
@@ -119,7 +121,7 @@ def test_a_lock_that_is_not_free_is_a_timeout(database: Database) -> None:
 
 
 def test_a_connection_that_the_server_closed_fails_once_and_then_is_replaced(database: Database) -> None:
-    with pytest.raises(DatabaseUnavailable), database.transaction() as session:
+    with pytest.raises(DatabaseUnavailable), database.transaction() as session, as_owner(session):
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     database.ping()
     # Idle ones are tried before they are used: nobody notices at all.
@@ -185,4 +187,71 @@ def test_many_threads_share_the_pool(database_settings: Settings) -> None:
         thread.join()
     assert len(seen) == 12
     assert len(set(seen)) <= 3
+    database.close()
+
+
+def test_one_tenants_slow_queries_leave_connections_for_others_and_nobody_calls_the_server_away(
+    database_settings: Settings,
+) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=4, db_pool_timeout_s=1.5))
+    breaker = CircuitBreaker()
+    outcomes: list[object] = []
+    started = threading.Semaphore(0)
+
+    def ask(number: int, limit_s: float) -> None:
+        try:
+            with (
+                acting(Reach(f"key-{number}", ids=frozenset({1}))),
+                breaker.guard(),
+                database.transaction(limit_s) as session,
+            ):
+                started.release()
+                outcomes.append(session.scalar(text("SELECT pg_backend_pid() FROM pg_sleep(1)")))
+        except DatabaseError as error:
+            outcomes.append(type(error))
+
+    threads = [threading.Thread(target=ask, args=asked) for asked in enumerate([5.0] * 3 + [0.5] * 4)]
+    for thread in threads[:3]:
+        thread.start()
+    for _ in range(3):
+        assert started.acquire(timeout=30)
+    for thread in threads[3:]:
+        thread.start()
+    with acting(Reach("theirs", ids=frozenset({2}))), breaker.guard(), database.transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(DatabaseBusy) == 4
+    assert breaker.state is BreakerState.CLOSED
+    database.close()
+
+
+def test_who_gets_a_connection_late_has_all_the_time_for_the_server(database_settings: Settings) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1, db_pool_timeout_s=30))
+    held, waits = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.transaction() as session:
+            session.execute(text("SELECT 1"))
+            held.set()
+            waits.wait(
+                1.6
+            )  # longer than the other's patience with the server, and not as long as it waits for its turn
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(30)
+    with database.transaction(1.8) as session:
+        assert session.scalar(text("SELECT 1 FROM pg_sleep(1.5)")) == 1
+    holder.join()
+    database.close()
+
+
+def test_a_key_is_looked_up_while_all_connections_are_in_use(database_settings: Settings) -> None:
+    settings = with_settings(database_settings, db_pool_size=1, db_pool_timeout_s=0.1)
+    database = Database(settings)
+    with database.transaction() as session:
+        session.execute(text("SELECT 1"))
+        with database.reserve.transaction(), database.reserve.transaction() as other:
+            assert other.scalar(text("SELECT 1")) == 1
     database.close()

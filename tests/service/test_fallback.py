@@ -16,9 +16,11 @@ import pytest
 from sqlalchemy import text
 
 from app.config import parse_settings
+from app.db.domains import create_domain
 from app.db.embedded import EmbeddedPostgres
 from app.db.session import Database, database_url
 from app.vision.engine import load_engine
+from app.vision.packs import PackStore
 from tests import deepface_files as files
 from tests import pictures
 from tests.db_server import storage_in
@@ -61,8 +63,24 @@ NOT_MIGRATED = (200, "pkl", "not_migrated", "her")
 BY_CHOICE = (200, "pkl", None, "her")
 
 
-def enrol(http: httpx.Client, domain: str, label: str = "her") -> None:
-    http.post("/v1/domains", json={"name": domain}).raise_for_status()
+def make_beside_dataset(storage: Path, domain: str) -> None:
+    """An empty domain of a dataset's name, as a migration makes it, and nobody else may."""
+    settings = parse_settings(storage_dir=storage, vector_db_url=None, vector_db_enabled=True)
+    manifest = PackStore(settings.models_dir).active(None).manifest
+    database = Database(settings)
+    with database.transaction() as session:
+        kind = {"model": manifest.name, "contract": manifest.contract.id, "dimension": manifest.contract.dimension}
+        create_domain(session, domain, **kind)
+    database.close()
+
+
+def enrol(http: httpx.Client, domain: str, label: str = "her", *, beside_dataset_in: Path | None = None) -> None:
+    if beside_dataset_in is not None:
+        refused = http.post("/v1/domains", json={"name": domain})
+        assert (refused.status_code, refused.json()["code"]) == (409, "dataset_exists")
+        make_beside_dataset(beside_dataset_in, domain)
+    else:
+        http.post("/v1/domains", json={"name": domain}).raise_for_status()
     http.post(f"/v1/domains/{domain}/persons/{label}/faces", files={"file": PHOTO}).raise_for_status()
 
 
@@ -218,8 +236,8 @@ def test_a_domain_that_is_not_migrated_is_answered_from_its_dataset_and_else_not
     with running_service(storage) as service, service.client() as http:
         assert outcome(recognize(http, "only a dataset")) == NOT_MIGRATED
         assert outcome(recognize(http, "neither")) == (404, "domain_not_found")
-        for domain in ("migrating", "stuck"):
-            enrol(http, domain, "not yet")
+        enrol(http, "migrating", "not yet", beside_dataset_in=storage)
+        enrol(http, "stuck", "not yet")
         database = Database(parse_settings(storage_dir=storage, vector_db_url=None))
         with database.transaction() as session:
             session.execute(text("UPDATE domains SET complete = false"))
@@ -309,7 +327,7 @@ def test_postgres_stopped_under_load_every_request_is_answered_from_the_dataset_
     storage = tmp_path / "storage"
     put_dataset(storage, "both", her_embedding)
     with running_service(storage) as service, service.client() as http:
-        enrol(http, "both")
+        enrol(http, "both", beside_dataset_in=storage)
         enrol(http, "no dataset")
         supervisor = psutil.Process(service.process.pid)
         with load(service, "both") as answers:
@@ -345,7 +363,7 @@ def test_a_database_that_stops_answering_holds_nobody_up_for_long(tmp_path, her_
     storage = tmp_path / "storage"
     put_dataset(storage, "both", her_embedding)
     with running_service(storage) as service, service.client() as http:
-        enrol(http, "both")
+        enrol(http, "both", beside_dataset_in=storage)
         with load(service, "both", clients=2) as answers:
             since(answers, 0, FROM_PGVECTOR)
             stopped = postgres(service)
@@ -411,7 +429,7 @@ def test_rolling_back_and_forth_under_load_drops_no_request(tmp_path, her_embedd
     storage = tmp_path / "storage"
     put_dataset(storage, "both", her_embedding)
     with running_service(storage, env={"ENV_FILE": str(env_file)}) as service, service.client() as http:
-        enrol(http, "both")
+        enrol(http, "both", beside_dataset_in=storage)
         with load(service, "both") as answers:
             since(answers, 0, FROM_PGVECTOR)
             assert "recognition by PKL" in reload(service, env_file, "VECTOR_DB_ENABLED=false\n")

@@ -33,6 +33,7 @@ def as_pair(http: httpx.Client, mutant: Mutant) -> httpx.Response:
 ENDPOINTS = {
     "/recognize": as_form("/recognize", domain=_DOMAIN),
     "/v1/domains/{domain}/persons/{label}/faces": as_form(f"/v1/domains/{_DOMAIN}/persons/somebody/faces"),
+    "/v1/domains/{domain}/persons/{label}/rejections": as_form(f"/v1/domains/{_DOMAIN}/persons/other/rejections"),
     "/v1/detect": as_form("/v1/detect"),
     "/v1/embeddings": as_form("/v1/embeddings"),
     "/v1/embeddings/batch": as_form("/v1/embeddings/batch"),
@@ -49,6 +50,7 @@ def pool(service: RunningService) -> EmbedderClient:
 def _domain(service: RunningService):
     with service.client() as http:
         http.post("/v1/domains", json={"name": _DOMAIN}).raise_for_status()
+        http.post(f"/v1/domains/{_DOMAIN}/persons", json={"label": "other"}).raise_for_status()
         yield
         http.delete(f"/v1/domains/{_DOMAIN}").raise_for_status()
 

@@ -46,3 +46,15 @@ def test_the_curl_line_compares_two_photos_as_pasted(service):
     script = f"KEY={service.key}\n{photo}\n" + shell_block("curl").replace("http://127.0.0.1:8000", service.url)
     done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True)
     assert json.loads(done.stdout)["verified"] is True, done.stderr
+
+
+def test_a_clients_key_is_made_as_pasted(service, http):
+    http.post("/v1/domains", json={"name": "people"}).raise_for_status()
+    command = shell_block(".venv/bin/flask --app wsgi keys").strip().replace("--app wsgi", f"--app {ROOT}/wsgi")
+    done = subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, env=service.env)
+    assert done.returncode == 0, done.stderr
+    key = re.search(r"fdx_\S+", done.stdout).group()
+    headers = {"x-api-key": key}
+    assert [item["name"] for item in http.get("/v1/domains", headers=headers).json()["items"]] == ["people"]
+    assert http.get("/v1/domains/people/persons", headers=headers).json()["code"] == "scope_missing"
+    http.delete("/v1/domains/people").raise_for_status()

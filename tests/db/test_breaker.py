@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from app.db.breaker import BreakerState, CircuitBreaker
 from app.errors import DatabaseBusy, DatabaseTimeout, DatabaseUnavailable, DomainNotFound
-from app.recognition.breaker import BreakerState, CircuitBreaker
 
 
 class Clock:

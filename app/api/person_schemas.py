@@ -1,0 +1,79 @@
+"""What the API takes and answers about persons who are one, and faces that are not theirs."""
+
+from pydantic import BaseModel, Field
+
+from app.api.schemas import CandidatePerson, Input, PageQuery, PersonOut, PersonPath
+
+
+class Merge(Input):
+    """Whom to merge into the person of the path."""
+
+    from_: str = Field(alias="from", description="label, external id or id of the person who is given up")
+
+
+class MergeAnswer(BaseModel):
+    """The person who remains."""
+
+    person: PersonOut
+    moved: int = Field(description="faces that are theirs now")
+    dropped: int = Field(description="faces of pictures that they had already")
+
+
+class RejectionPath(PersonPath):
+    """A rejection in the path."""
+
+    rejection_id: str = Field(description="the rejection's id")
+
+
+class RejectionParameters(Input):
+    """Parameters of a rejection, from the form, the query or the JSON body."""
+
+    face: int | None = Field(
+        None,
+        ge=0,
+        description="which face, in the order of the answer of /recognize; the main one where it is not given",
+    )
+    actual: str | None = Field(None, description="label, external id or id of the person whose face it is")
+
+
+class RejectionOut(BaseModel):
+    """A face that is not the person's; the vector itself is never shown."""
+
+    id: str
+    face: int
+    image_sha256: str
+    actual: CandidatePerson | None
+    created_by: str = Field(description="the key that said so")
+    created_at: str
+
+
+class RejectionPage(BaseModel):
+    """A page of rejections."""
+
+    items: list[RejectionOut]
+    next_cursor: str | None
+
+
+class DuplicatesQuery(PageQuery):
+    """How many persons to examine, and how near."""
+
+    threshold: float | None = Field(
+        None, gt=0, le=2, description="largest cosine distance of a pair; the model pack's where it is not given"
+    )
+
+
+class DuplicatePair(BaseModel):
+    """Two persons who may be one."""
+
+    persons: list[CandidatePerson] = Field(min_length=2, max_length=2)
+    distance: float = Field(description="cosine distance of their nearest templates")
+
+
+class DuplicatePage(BaseModel):
+    """Pairs of the persons who were examined, nearest first."""
+
+    items: list[DuplicatePair]
+    examined: int = Field(description="persons who were compared with all others: `limit`, or fewer with many faces")
+    truncated: bool = Field(description="more pairs than are listed: choose a smaller threshold")
+    threshold: float
+    next_cursor: str | None

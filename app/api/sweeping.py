@@ -1,0 +1,77 @@
+"""Removes answers that were kept for idempotency keys, once their time is over."""
+
+import threading
+import time
+from typing import Final
+
+import sqlalchemy.exc
+import structlog
+from flask import Flask, Response
+
+from app.config import Settings
+from app.db.breaker import CircuitBreaker
+from app.db.idempotency import sweep
+from app.db.session import Database
+from app.errors import DatabaseError
+from app.tenancy import acting, everything
+
+log = structlog.stdlib.get_logger("facedex.api")
+
+_EVERY_S: Final = 60.0
+_ROWS: Final = 500
+# More than a process can be asked to keep in a minute; what is left all the same goes a minute later.
+_ROUNDS: Final = 40
+_LIMIT_S: Final = 2.0
+
+
+class AnswerSweep:
+    """What is older than IDEMPOTENCY_KEEP_S goes, once a minute and process."""
+
+    def __init__(self, settings: Settings, database: Database, breaker: CircuitBreaker) -> None:
+        self._enabled = settings.vector_db_enabled
+        self._keep_s = settings.idempotency_keep_s
+        self._database = database
+        self._breaker = breaker
+        self._sweeping = threading.Lock()
+        self._next_s = 0.0
+
+    def sweep_when_due(self) -> None:
+        """As `sweep`, where this process last did so a minute ago; what goes wrong is logged."""
+        if not self._enabled or time.monotonic() < self._next_s or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self._next_s = time.monotonic() + _EVERY_S
+            self.sweep()
+        except (DatabaseError, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.warning(f"[API] Old idempotency keys stay for now: {type(error).__name__}")
+        finally:
+            self._sweeping.release()
+
+    def sweep(self) -> int:
+        """Remove all that is too old, some at a time. Returns how many.
+
+        Raises:
+            DatabaseError: what was removed stays removed.
+        """
+        removed = 0
+        for _ in range(_ROUNDS):
+            with (
+                acting(everything("idempotency")),
+                self._breaker.guard(),
+                self._database.transaction(_LIMIT_S) as session,
+            ):
+                last = sweep(session, keep_s=self._keep_s, limit=_ROWS)
+            removed += last
+            if last < _ROWS:
+                break
+        return removed
+
+
+def register_sweeps(app: Flask, answers: AnswerSweep) -> None:
+    """Sweep after any answer has been sent, so that nobody waits for it: old answers go though nobody sends a key any more."""
+
+    @app.after_request
+    def _sweep(response: Response) -> Response:
+        if not response.direct_passthrough:  # such answers tell nobody that they have been sent
+            response.call_on_close(answers.sweep_when_due)
+        return response

@@ -1,0 +1,110 @@
+"""Answers that are kept for requests with an idempotency key: those that tell of an erased person tell of it no longer.
+
+The key stays, so that the request, sent once more, is not carried out once more.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+from uuid import UUID
+
+from sqlalchemy import delete, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from app.db.erasures import Wanted
+from app.db.models import FaceEmbedding, IdempotentFace, IdempotentRequest
+from app.errors import PersonErased
+
+GONE_STATUS: Final = 410
+_ROWS_AT_ONCE: Final = 50
+_HEADERS: Final = {"Content-Type": "application/problem+json"}
+_MAY_TELL_SQL: Final = """
+(EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS n WHERE position(n IN body) > 0)
+OR EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS n WHERE position(n IN convert_to(headers::text, 'UTF8')) > 0)
+OR position('%' IN headers::text) > 0)
+"""
+
+
+def erase_answers(session: Session, domain_id: int, wanted: Wanted) -> int:
+    """Replace what is kept of the domain's answers that mention the person. Returns how many there were."""
+    query = (
+        select(IdempotentRequest)
+        .where(IdempotentRequest.domain_id == domain_id, IdempotentRequest.body.is_not(None), text(_MAY_TELL_SQL))
+        .execution_options(yield_per=_ROWS_AT_ONCE)
+    )
+    changed = 0
+    for row in session.scalars(query, {"needles": list(_needles(wanted))}):
+        if row.status != GONE_STATUS and mentions(row.body or b"", row.headers or {}, wanted):
+            row.status, row.headers, row.body = GONE_STATUS, dict(_HEADERS), _BODY
+            changed += 1
+            session.flush()
+        session.expunge(row)
+    return changed
+
+
+def close_requests(session: Session, domain_id: int, person_id: UUID) -> None:
+    """Requests in work that have enrolled the person are answered now; taken up again, they would enrol them again.
+
+    Call it before the templates are deleted. A request that is another client's in work may be out of reach: it keeps its own
+    note of the picture's digest, by which it finds, when it is taken up, that the face was deleted.
+    """
+    faces = select(FaceEmbedding.id).where(FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == person_id)
+    theirs = (IdempotentFace.domain_id == domain_id, IdempotentFace.face_id.in_(faces))
+    request = tuple_(IdempotentRequest.client, IdempotentRequest.key)
+    session.execute(
+        update(IdempotentRequest)
+        .where(request.in_(select(IdempotentFace.client, IdempotentFace.key).where(*theirs)))
+        .where(IdempotentRequest.status.is_(None))
+        .values(status=GONE_STATUS, headers=_HEADERS, body=_BODY, domain_id=domain_id),
+        execution_options={"synchronize_session": False},
+    )
+    answered = select(IdempotentRequest.client, IdempotentRequest.key).where(IdempotentRequest.status.is_not(None))
+    session.execute(
+        delete(IdempotentFace).where(*theirs, tuple_(IdempotentFace.client, IdempotentFace.key).in_(answered)),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def mentions(body: bytes, headers: dict[str, str], wanted: Wanted) -> bool:
+    """Whether an answer tells of the person: as a value of its own, or within a sentence, in quotation marks."""
+    try:
+        texts = list(_texts(json.loads(body)))
+    except ValueError:
+        return any(needle in body for needle in _needles(wanted))
+    texts += [part for value in headers.values() for part in unquote(value).split("/")]
+    person_id = str(wanted.person_id)
+    quoted = tuple(f"'{name}'" for name in wanted.names) + tuple(map(repr, wanted.names))
+    return any(found in wanted.names or person_id in found or any(name in found for name in quoted) for found in texts)
+
+
+def _needles(wanted: Wanted) -> Iterator[bytes]:
+    """What a body that mentions them holds: the texts in UTF-8, and as JSON escapes them."""
+    for name in (str(wanted.person_id), *wanted.names):
+        yield name.encode()
+        yield json.dumps(name)[1:-1].encode()
+        yield json.dumps(name, ensure_ascii=False)[1:-1].encode()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The values: the members' names are the API's words, which a person may be called by."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+_BODY: Final = json.dumps(
+    {
+        "type": f"urn:facedex:problem:{PersonErased.code}",
+        "title": "Erased",
+        "status": GONE_STATUS,
+        "code": PersonErased.code,
+        "detail": "The answer was about a person who has been erased since.",
+        "request_id": "",
+    }
+).encode()
