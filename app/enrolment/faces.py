@@ -246,9 +246,12 @@ class FaceService:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
         digest = hashlib.sha256(data).digest()
         with self._database.transaction() as session:
+            # In this order: a repetition at the same time commits face and note together, so who sees the face sees the note.
+            known = _is_known_picture(session, domain_id, find_person_or_none(session, domain_id, label), digest)
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 return done
-            _refuse_known_picture(session, domain_id, find_person_or_none(session, domain_id, label), digest)
+            if known:
+                raise _known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
         analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
@@ -315,7 +318,8 @@ def _store(
     """Store one template, and what was noticed, under the domain's lock, which the caller holds."""
     assert face.embedding is not None
     person = find_person_or_none(session, domain.id, label)
-    _refuse_known_picture(session, domain.id, person, digest)
+    if _is_known_picture(session, domain.id, person, digest):
+        raise _known_picture()
     if new := person is None:
         person = add_person(session, domain.id, label, label)
     threshold = manifest.calibration.threshold
@@ -338,16 +342,19 @@ def _store(
     return session.get_one(FaceEmbedding, (domain.id, template.id)), warnings
 
 
-def _refuse_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> None:
+def _is_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> bool:
     if person is None:
-        return
+        return False
     query = select(FaceEmbedding.id).where(
         FaceEmbedding.domain_id == domain_id,
         FaceEmbedding.image_sha256 == digest,
         FaceEmbedding.person_id == person.id,
     )
-    if session.scalars(query).first() is not None:
-        raise DuplicateFace("This very picture of this person is enrolled already.")
+    return session.scalars(query).first() is not None
+
+
+def _known_picture() -> DuplicateFace:
+    return DuplicateFace("This very picture of this person is enrolled already.")
 
 
 def _face_id(text: str) -> UUID:

@@ -75,7 +75,7 @@ class RunningService:
         (master,) = [
             child
             for child in psutil.Process(self.process.pid).children()
-            if child.cmdline()[1 : len(argv) + 1] == [*argv]
+            if _argv(child)[1 : len(argv) + 1] == [*argv]
         ]
         return master, master.children()
 
@@ -123,6 +123,14 @@ def running_service(storage: Path, *options: str, env: dict[str, str] | None = N
         assert service.stop() == 0
     finally:
         service.kill()
+
+
+def _argv(process: psutil.Process) -> list[str]:
+    """What the process was started with; nothing for one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie included
+        return []
 
 
 def eventually(condition, within_s: float = 60) -> None:
