@@ -9,29 +9,50 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import numpy as np
-from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
-    LargeBinary,
-    MetaData,
     Text,
     UniqueConstraint,
     Uuid,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.base import Base, Embedding
+from app.db.session_models import FaceSession, FaceSessionFrame
+from app.db.work_models import Job, JobFile, ReferencePhoto
 from app.vision.faces import Float32Array
+
+__all__ = [
+    "MAX_DIMENSION",
+    "MAX_METADATA_BYTES",
+    "ApiKey",
+    "AuditChain",
+    "AuditEvent",
+    "Base",
+    "Domain",
+    "Embedding",
+    "Erasure",
+    "FaceEmbedding",
+    "FaceRejection",
+    "FaceSession",
+    "FaceSessionFrame",
+    "GalleryTombstone",
+    "IdempotentFace",
+    "IdempotentRequest",
+    "Job",
+    "JobFile",
+    "MigrationRun",
+    "Person",
+    "ReferencePhoto",
+]
 
 MAX_DIMENSION: Final = 1_536
 """Longest embedding kept: a row is stored inline and must fit in one page of 8,192 bytes."""
@@ -41,38 +62,13 @@ MAX_METADATA_BYTES: Final = 16_384
 """Longest metadata of a person, as JSON text."""
 
 
-class Embedding(TypeDecorator[Float32Array]):
-    """A `vector` without a fixed length in SQL; float32, (D,) in Python. Each partition fixes D by a constraint."""
-
-    impl = VECTOR
-    cache_ok = True
-
-    def process_result_value(self, value: Any, dialect: Any) -> Float32Array | None:
-        """The driver's list as an array."""
-        return None if value is None else np.asarray(value, dtype=np.float32)
-
-
-class Base(DeclarativeBase):
-    """Constraint names are fixed by a rule, so that migrations can name what they change."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-            "uq": "%(table_name)s_%(column_0_N_name)s_key",
-            "ck": "%(table_name)s_%(constraint_name)s_check",
-            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-            "pk": "%(table_name)s_pkey",
-        }
-    )
-    type_annotation_map = {str: Text, datetime: DateTime(timezone=True), bytes: LargeBinary, float: REAL}  # noqa: RUF012
-
-
 class Domain(Base):
     """A tenant and the embedding contract that all of its templates follow.
 
     `id` numbers partitions and never leaves the database; `uid` is what clients may use in place of the name.
     `template_count` is kept by `app/db/templates.py` under the domain's row lock; it chooses the way of searching.
     `complete` is false until the first migration of a dataset into it has finished: until then its gallery has gaps.
+    `cache_epoch` rises with whatever makes faces that were extracted and kept elsewhere out of date.
     """
 
     __tablename__ = "domains"
@@ -89,6 +85,7 @@ class Domain(Base):
     dimension: Mapped[int]
     template_count: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     complete: Mapped[bool] = mapped_column(server_default=text("true"), default=True)
+    cache_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 

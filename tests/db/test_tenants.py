@@ -47,6 +47,14 @@ def _fill(session, domain_id: int, name: str) -> None:
         "INSERT INTO idempotent_requests (client, key, domain_id, fingerprint) VALUES (:client, 'k', :domain, '\\x01')",
         "INSERT INTO idempotent_faces (client, key, image_sha256, domain_id, face_id)"
         " VALUES (:client, 'k', '\\x01', :domain, :uuid)",
+        "INSERT INTO jobs (id, domain_id, kind, created_by) VALUES (:uuid, :domain, 'x', 'x')",
+        "INSERT INTO job_files (job_id, position, domain_id, label, file_name) VALUES (:uuid, 1, :domain, 'x', 'x')",
+        "INSERT INTO reference_photos (domain_id, person_id, image_sha256, picture)"
+        " SELECT domain_id, person_id, '\\x01', '\\x01' FROM face_embeddings WHERE domain_id = :domain LIMIT 1",
+        "INSERT INTO face_sessions (id, domain_id, kind, label, created_by, token_sha256, limits, expires_at)"
+        " VALUES (:uuid, :domain, 'enrol', 'x', 'x', '\\x01', '{}', now())",
+        "INSERT INTO face_session_frames (session_id, frame, domain_id, contract, embedding, details, image_sha256)"
+        " VALUES (:uuid, 1, :domain, 'c', '[1,0]', '{}', '\\x01')",
     ):
         session.execute(text(statement), values)
 

@@ -73,9 +73,7 @@ class RunningService:
     def part(self, *argv: str) -> tuple[psutil.Process, list[psutil.Process]]:
         """The process that was started with these arguments, and those that it has forked."""
         (master,) = [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if _argv(child)[1 : len(argv) + 1] == [*argv]
+            child for child in psutil.Process(self.process.pid).children() if _argv(child)[1 : len(argv) + 1] == [*argv]
         ]
         return master, master.children()
 

@@ -1,0 +1,39 @@
+"""What all tables have in common."""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import DateTime, LargeBinary, MetaData, Text
+from sqlalchemy.dialects.postgresql import REAL
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeDecorator
+
+from app.vision.faces import Float32Array
+
+
+class Embedding(TypeDecorator[Float32Array]):
+    """A `vector` without a fixed length in SQL; float32, (D,) in Python. Each partition fixes D by a constraint."""
+
+    impl = VECTOR
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> Float32Array | None:
+        """The driver's list as an array."""
+        return None if value is None else np.asarray(value, dtype=np.float32)
+
+
+class Base(DeclarativeBase):
+    """Constraint names are fixed by a rule, so that migrations can name what they change."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map = {str: Text, datetime: DateTime(timezone=True), bytes: LargeBinary, float: REAL}  # noqa: RUF012
