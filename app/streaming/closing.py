@@ -39,6 +39,8 @@ _BY_ERROR: Final[dict[str, Closing]] = {
     "domain_not_found": Closing.ENDED,
     "person_not_found": Closing.ENDED,
     "person_erased": Closing.ENDED,
+    "contract_mismatch": Closing.INTERNAL,
+    "model_error": Closing.INTERNAL,
 }
 
 

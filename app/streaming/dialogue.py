@@ -5,15 +5,14 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from app.deadline import Deadline
-from app.errors import EmptyUpload, FacedexError, ImageError, InvalidRequest, PoolBusy, RecognitionError, WorkerTimeout
+from app.errors import EmptyUpload, FacedexError, InvalidRequest
 from app.streaming.closing import Closing, closing_of
-from app.streaming.metrics import CLOSED, FRAMES, observe_look
+from app.streaming.metrics import CLOSED, observe_answer
 from app.streaming.rates import Budget
 from app.streaming.session import Streamed
 from app.streaming.wire import Wire
@@ -86,8 +85,7 @@ class Dialogue:
         """The connection stands."""
         self._wire = wire
         wire.send(self._streamed.greeting)
-        left_s = (self._streamed.expires_at - datetime.now(UTC)).total_seconds()
-        self._timers["expiry"] = self._loop.call_later(max(0.0, left_s), self._on_expiry)
+        self._timers["expiry"] = self._loop.call_later(self._streamed.remaining_s, self._on_expiry)
         self._stay_awake()
 
     def on_message(self, data: bytes, *, is_text: bool) -> None:
@@ -154,12 +152,12 @@ class Dialogue:
     async def _look(self, frame: _Frame) -> None:
         age_s = self._loop.time() - frame.came_s
         if age_s > _FRAME_MAX_AGE_S:
-            self._drop(frame.number, "late")
+            self._drop(frame, "late")
             return
         look = self._streamed.session.look
         deadline = Deadline.after(_LOOK_WITHIN_S - age_s)
         answer = await self._in_thread(lambda: look(frame.picture, frame.number, deadline=deadline))
-        observe_look(answer, self._loop.time() - frame.came_s)
+        observe_answer(answer, self._loop.time() - frame.came_s)
         self._conclude(answer)
 
     def _conclude(self, answer: dict[str, Any]) -> None:
@@ -185,14 +183,15 @@ class Dialogue:
 
     def _on_picture(self, data: bytes) -> None:
         self._frames += 1
+        frame = _Frame(self._frames, data, self._loop.time())
         if self._last_word is not None:
-            self._drop(self._frames, "finished")
+            self._drop(frame, "finished")
         elif not self._rate.take():
-            self._drop(self._frames, "rate")
+            self._drop(frame, "rate")
         else:
             if self._waiting is not None:
-                self._drop(self._waiting.number, "superseded")
-            self._waiting = _Frame(self._frames, data, self._loop.time())
+                self._drop(self._waiting, "superseded")
+            self._waiting = frame
             self._to_do.set()
 
     def _on_text(self, data: bytes) -> None:
@@ -221,24 +220,17 @@ class Dialogue:
             self._tell(error.code, str(error))
             self.end(closing)
         elif frame is None:
-            self._tell(error.code, str(error))
-        elif isinstance(error, PoolBusy):
-            self._drop(frame.number, "busy")
-        elif isinstance(error, WorkerTimeout):
-            self._drop(frame.number, "late")
-        elif isinstance(error, ImageError | RecognitionError | InvalidRequest):
-            answer = {"type": "frame", "frame": frame.number, "status": "rejected", "reasons": [error.code]}
-            observe_look(answer, self._loop.time() - frame.came_s)
-            self._conclude(answer)
+            self._tell(error.code, str(error))  # it may be said again
         else:
             log.warning(f"[STREAM] {error.code}: {error}", session=str(self._streamed.id))
-            self._drop(frame.number, "unavailable", code=error.code)
+            self._drop(frame, error.code)
 
-    def _drop(self, number: int, reason: str, **details: str) -> None:
+    def _drop(self, frame: _Frame, reason: str) -> None:
         """Say that a frame is not looked at, unless the client has not even read what it was told before."""
-        FRAMES.labels(f"dropped_{reason}").inc()
+        answer = self._streamed.session.drop(frame.number, reason)
+        observe_answer(answer, self._loop.time() - frame.came_s)
         if self._wire is not None and not self._wire.is_behind:
-            self._wire.send({"type": "frame", "frame": number, "status": "dropped", "reason": reason} | details)
+            self._wire.send(answer)
 
     def _tell(self, code: str, detail: str) -> None:
         if self._wire is not None:

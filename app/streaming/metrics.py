@@ -10,14 +10,14 @@ OPEN: Final = Gauge("facedex_streams_open", "Open streams of sessions", multipro
 CLOSED: Final = Counter("facedex_streams_closed_total", "Streams that have ended, by the server's close code", ["code"])
 FRAMES: Final = Counter("facedex_stream_frames_total", "Frames of sessions, by what became of them", ["outcome"])
 FRAME_SECONDS: Final = Histogram(
-    "facedex_stream_frame_seconds", "Time from a frame to its answer, of those looked at", buckets=_BUCKETS_S
+    "facedex_stream_frame_seconds", "Time from a frame to its answer, of those that were looked at", buckets=_BUCKETS_S
 )
 
-_STATUSES: Final = frozenset({"accepted", "rejected"})
 
-
-def observe_look(answer: dict[str, Any], elapsed_s: float) -> None:
-    """Count a frame that was looked at."""
-    status = answer.get("status")
-    FRAMES.labels(status if status in _STATUSES else "other").inc()
+def observe_answer(answer: dict[str, Any], elapsed_s: float) -> None:
+    """Count a frame by its answer, and the time of one that was looked at."""
+    if answer.get("dropped"):
+        FRAMES.labels(f"dropped_{next(iter(answer['reasons']), 'unsaid')}").inc()
+        return
+    FRAMES.labels("accepted" if answer.get("accepted") else "rejected").inc()
     FRAME_SECONDS.observe(elapsed_s)

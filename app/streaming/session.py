@@ -1,7 +1,6 @@
 """What a stream needs of a session: `app/sessions` has it."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,6 +17,10 @@ class StreamedSession(Protocol):
         Raises:
             FacedexError: the frame could not be looked at, or the session is over (`app/streaming/closing.py`).
         """
+        ...
+
+    def drop(self, frame: int, reason: str) -> dict[str, Any]:
+        """The answer to a frame that is not looked at. Waits for nothing: asked in the loop's thread, also while another looks."""
         ...
 
     def finish(self) -> dict[str, Any]:
@@ -49,7 +52,7 @@ class Streamed:
         id: the session's.
         client: whose it is: the key that has created it.
         reach: of whoever looks at its frames: its own domain.
-        expires_at: when it ends.
+        remaining_s: until it ends undecided.
         greeting: the first message.
         session: this connection to it.
         request_id: of the request that has opened it, for the log.
@@ -58,7 +61,7 @@ class Streamed:
     id: UUID
     client: str
     reach: Reach
-    expires_at: datetime
+    remaining_s: float
     greeting: dict[str, Any]
     session: StreamedSession
     request_id: str

@@ -4,7 +4,6 @@ import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from websockets.sync.client import ClientConnection, connect
@@ -45,10 +44,13 @@ class FakeSession:
                 assert self.gate.wait(30)
             if picture in self.raises:
                 raise self.raises[picture]
-            answer = {"type": "frame", "frame": frame, "status": "accepted", "bytes": len(picture)}
+            answer = {"type": "frame", "frame": frame, "accepted": True, "bytes": len(picture)}
             return answer | ({"result": {"decision": "accepted"}} if picture == RESULT else {})
         finally:
             self.at_once -= 1
+
+    def drop(self, frame: int, reason: str) -> dict:
+        return {"type": "frame", "frame": frame, "dropped": True, "reasons": [reason]}
 
     def finish(self) -> dict:
         self.reaches.add(current_reach())
@@ -70,7 +72,7 @@ class Serving:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.session = FakeSession()
         self.id: UUID = uuid4()
-        self.expires_in_s = 60.0
+        self.remaining_s = 60.0
         self.refused: list[FacedexError] = []
 
     @property
@@ -124,7 +126,7 @@ class Serving:
             id=session_id,
             client="somebody",
             reach=Reach("somebody", frozenset({"hers"}), frozenset({7})),
-            expires_at=datetime.now(UTC) + timedelta(seconds=self.expires_in_s),
+            remaining_s=self.remaining_s,
             greeting={"type": "ready"},
             session=session,
             request_id="r",
