@@ -77,8 +77,9 @@ class KeyKeeper:
         return record
 
     def has_ended(self, key_id: str) -> bool:
-        """Whether the snapshot, which is renewed with each revocation, says that a key is none any more. It may not know a new one:
-        who hears so asks the database.
+        """Whether the snapshot, which is renewed with each revocation, does not have a key, or not any more.
+
+        It may not have a new one yet: who hears so asks the database.
         """
         snapshot = self._file.current()
         if snapshot is None or as_uuid(key_id) is None:

@@ -154,8 +154,8 @@ BEGIN
     USING domain, person, probe;
 END $$;
 
--- Whether somebody may still act: false of a key that was revoked or has expired, whoever asks. A tenant does not see a key that
--- is for other domains too.
+-- Whether somebody may still act: false of a key that was revoked or has expired, whoever asks. A tenant does not see a key
+-- that is for other domains too.
 CREATE FUNCTION client_may_act(client text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
