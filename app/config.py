@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     embedder_workers: _Workers = Field(default_factory=cores)
     embedder_extra_models: Annotated[dict[str, _Workers], NoDecode] = Field(default_factory=dict)
     embedder_queue: int = Field(32, ge=1, le=4096)
+    embedder_queue_s: float = Field(1.0, gt=0, le=300)
+    embedder_background_queue: int = Field(8, ge=1, le=4096)
     embedder_max_requests: int = Field(10_000, ge=0)
     embedder_recycle_mb: int = Field(1024, ge=0)
     embedder_memory_mb: int = Field(3072, ge=512)
