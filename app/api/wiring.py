@@ -18,10 +18,12 @@ from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
+from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
 from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
@@ -57,6 +59,7 @@ class Services:
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
+    references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
     recognition: RecognitionController
@@ -97,6 +100,9 @@ def build_services(settings: Settings) -> Services:
         erasure=ErasureService(database, packs, DatasetForgetting(settings, datasets), images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
+        references=ReferenceService(
+            settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
+        ),
         rejections=RejectionService(settings, database, embedder, packs),
         duplicates=DuplicateService(settings, database, packs),
         recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
@@ -142,6 +148,7 @@ def build_app(settings: Settings) -> OpenAPI:
         keys,
         persons,
         recognize,
+        references,
         rejections,
         verify,
     )
@@ -170,7 +177,7 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
+    galleries = (domains, persons, faces, references, rejections, duplicates)
     for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
