@@ -15,7 +15,8 @@ class Job(Base):
     """Something to be done by a jobs worker, and how far it is.
 
     `done` of `total` counts what the kind of job works on; `person_id` is set where the job is about one person only, and goes
-    with them. `arguments` and `result` hold ids and numbers, never names.
+    with them. `arguments` and `result` hold ids and numbers, never names. `attempts` counts how often it was begun, and tells a
+    worker that was given up from the one that has the job now; `setbacks` counts those since the job last came on.
     """
 
     __tablename__ = "jobs"
@@ -30,6 +31,8 @@ class Job(Base):
         CheckConstraint("(finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled'))", name="finished"),
         CheckConstraint("done >= 0 AND (total IS NULL OR done <= total)", name="done"),
         Index("jobs_domain_id_idx", "domain_id", "created_at", "id"),
+        Index("jobs_finished_at_idx", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("jobs_waiting_idx", "state", "created_at", postgresql_where=text("finished_at IS NULL")),
         Index("jobs_person_idx", "domain_id", "person_id", postgresql_where=text("person_id IS NOT NULL")),
     )
 
@@ -40,6 +43,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(server_default=text("'queued'"), default="queued")
     arguments: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"), default=dict)
     attempts: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    setbacks: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     done: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     total: Mapped[int | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
