@@ -74,10 +74,12 @@ class Extraction:
     Attributes:
         photo: as it is now; None where it is gone, maybe with its person.
         error: why it waits still, where it does.
+        elsewhere: that is because somebody else has it in work.
     """
 
     photo: PhotoInfo | None
     error: FacedexError | None = None
+    elsewhere: bool = False
 
 
 class PhotoExtractor:
@@ -103,7 +105,8 @@ class PhotoExtractor:
             if photo is None or photo.state != WAITING:
                 return Extraction(photo)
             if not looking.patient or looking.deadline.remaining_s() <= _LOOK_EVERY_S:
-                return Extraction(photo, PoolBusy("The photo is being looked at elsewhere; try again shortly."))
+                busy = PoolBusy("The photo is being looked at elsewhere; try again shortly.")
+                return Extraction(photo, busy, elsewhere=True)
             time.sleep(_LOOK_EVERY_S)
         try:
             return Extraction(self._work(claimed, looking))

@@ -257,7 +257,7 @@ class ReferenceService:
         *,
         client: str,
         request_id: str = "",
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int | None], None] = lambda done, total: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> dict[str, int]:
         """Extract the photos of a job, one after the other, behind all ordinary requests.
@@ -281,7 +281,7 @@ class ReferenceService:
             found = self._extractor.extract(domain_id, photo_id, looking)
             if found.error is not None:
                 error = error or found.error
-                if not isinstance(found.error, _OF_ONE_PHOTO):
+                if not found.elsewhere and not isinstance(found.error, _OF_ONE_PHOTO):
                     break  # it would be the same with the next
                 continue
             progress(*self._progress_of(domain_id, job_id))
