@@ -30,6 +30,7 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
+│   ├── ReferencePhotoNotFound
 │   ├── SessionNotFound         no such session of frames, or none within reach
 │   └── KeyNotFound
 ├── Conflict
@@ -39,6 +40,7 @@ FacedexError
 │   ├── IdempotencyKeyReused    an idempotency key that was used for another request
 │   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
 │   ├── TooManyRejections       a person for whom no more faces can be rejected
+│   ├── TooManyReferencePhotos  a person who would have more old photos than are kept of one
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
@@ -284,6 +286,12 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
+class ReferencePhotoNotFound(NotFound):
+    """The person has no reference photo of that id."""
+
+    code = "reference_photo_not_found"
+
+
 class SessionNotFound(NotFound):
     """No such session of frames, or none within reach; also one whose person was erased."""
 
@@ -330,6 +338,12 @@ class TooManyRejections(Conflict):
     """As many faces as are kept were rejected for this person."""
 
     code = "too_many_rejections"
+
+
+class TooManyReferencePhotos(Conflict):
+    """A person has as many reference photos as may be kept of one."""
+
+    code = "too_many_reference_photos"
 
 
 class ContractMismatch(Conflict):

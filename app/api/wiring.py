@@ -17,10 +17,12 @@ from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
+from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
 from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
@@ -60,6 +62,7 @@ class Services:
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
+    references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
     recognition: RecognitionController
@@ -102,6 +105,9 @@ def build_services(settings: Settings) -> Services:
         erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
+        references=ReferenceService(
+            settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
+        ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
@@ -147,6 +153,7 @@ def build_app(settings: Settings) -> OpenAPI:
         keys,
         persons,
         recognize,
+        references,
         rejections,
         verify,
     )
@@ -175,7 +182,7 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
+    galleries = (domains, persons, faces, references, rejections, duplicates)
     for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)

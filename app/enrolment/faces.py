@@ -189,14 +189,7 @@ class FaceService:
             raise_cache_epoch(session, found.id)
             record(session, "face.deleted", domain_id=found.id, persons=[person.id], face=str(wanted))
             picture = self._images.path(found.uid, person.id, wanted)
-        self._database.once_committed(lambda: self._discard(picture))
-
-    def _discard(self, picture: Path) -> None:
-        """Delete the picture of a face that was deleted; what cannot be deleted now is swept later."""
-        try:
-            self._images.remove(picture)
-        except OSError as error:
-            log.warning("[ENROL] A stored picture cannot be deleted now", face=picture.name, reason=error.strerror)
+        self._database.once_committed(lambda: self._images.discard(picture))
 
     def picture(self, domain: str, label: str, face_id: str) -> Path:
         """The file of an enrolled face's picture, where it was kept.
