@@ -11,6 +11,7 @@ FacedexError
 │   │   └── MetadataTooLarge    more bytes than a person's metadata may have
 │   ├── MergeWithItself         a person to be merged with themselves
 │   ├── SamePerson              a face said not to be a person's, and to be that person's
+│   ├── UpgradeRequired         a WebSocket is asked for as if it were a page
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
@@ -30,6 +31,7 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
+│   ├── ReferencePhotoNotFound
 │   ├── SessionNotFound         no such session of frames, or none within reach
 │   └── KeyNotFound
 ├── Conflict
@@ -39,6 +41,7 @@ FacedexError
 │   ├── IdempotencyKeyReused    an idempotency key that was used for another request
 │   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
 │   ├── TooManyRejections       a person for whom no more faces can be rejected
+│   ├── TooManyReferencePhotos  a person who would have more old photos than are kept of one
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
@@ -61,6 +64,8 @@ FacedexError
 │   ├── WrongSessionToken       a session's frames without its token
 │   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
 │   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
+│   ├── TooManyStreams          more open streams than one client has
+│   ├── OriginNotAllowed        a page of another origin opens a stream
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -80,8 +85,12 @@ FacedexError
 │   ├── DatabaseTimeout         a statement ran past its limit
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
+├── StreamError
+│   ├── StreamsFull             as many streams are open as the process serves
+│   └── StreamsUnavailable      this web process opens no streams: it is about to end, or is no Gunicorn
 ├── StorageError                the storage folder refuses
-│   └── PictureNotStored        an enrolled picture cannot be kept
+│   ├── PictureNotStored        an enrolled picture cannot be kept
+│   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -161,6 +170,12 @@ class SamePerson(InvalidRequest):
     """A face is said not to be a person's, and to be that very person's."""
 
     code = "same_person"
+
+
+class UpgradeRequired(InvalidRequest):
+    """The path is a WebSocket's, and the request does not ask for one."""
+
+    code = "upgrade_required"
 
 
 class ClientGone(InvalidRequest):
@@ -283,6 +298,12 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
+class ReferencePhotoNotFound(NotFound):
+    """The person has no reference photo of that id."""
+
+    code = "reference_photo_not_found"
+
+
 class SessionNotFound(NotFound):
     """No such session of frames, or none within reach; also one whose person was erased."""
 
@@ -329,6 +350,12 @@ class TooManyRejections(Conflict):
     """As many faces as are kept were rejected for this person."""
 
     code = "too_many_rejections"
+
+
+class TooManyReferencePhotos(Conflict):
+    """A person has as many reference photos as may be kept of one."""
+
+    code = "too_many_reference_photos"
 
 
 class ContractMismatch(Conflict):
@@ -443,6 +470,18 @@ class TooManyRequests(AccessError):
     """More requests at once than a key has in one process of the web."""
 
     code = "too_many_requests"
+
+
+class TooManyStreams(AccessError):
+    """One client has as many streams open in one process of the web as it may."""
+
+    code = "too_many_streams"
+
+
+class OriginNotAllowed(AccessError):
+    """A browser's page of another origin than the service's and those in ALLOWED_ORIGINS opens a stream."""
+
+    code = "origin_not_allowed"
 
 
 class VectorsNotAllowed(AccessError):
@@ -577,6 +616,24 @@ class DomainNotMigrated(DatabaseError):
     code = "domain_not_migrated"
 
 
+class StreamError(FacedexError):
+    """A stream of a session cannot be opened now."""
+
+    code = "stream_error"
+
+
+class StreamsFull(StreamError):
+    """As many streams are open as one process of the web serves."""
+
+    code = "streams_full"
+
+
+class StreamsUnavailable(StreamError):
+    """This process of the web opens no streams: it is about to end, or runs below another server than Gunicorn."""
+
+    code = "streams_unavailable"
+
+
 class StorageError(FacedexError):
     """The storage folder cannot be read or written."""
 
@@ -587,6 +644,12 @@ class PictureNotStored(StorageError):
     """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
 
     code = "picture_not_stored"
+
+
+class CacheUnavailable(StorageError):
+    """Redis, which has extracted faces, does not delete them now."""
+
+    code = "cache_unavailable"
 
 
 class DatasetError(FacedexError):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from flask import current_app, jsonify
+from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
@@ -11,20 +11,24 @@ from app.api.long_requests import LongRequests
 from app.api.sweeping import AnswerSweep
 from app.audit.log import AuditLog
 from app.config import Settings
-from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
 from app.db.breaker import CircuitBreaker
 from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
+from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
+from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
+from app.face_cache.building import build_store
+from app.face_cache.cached import CachedEmbedder
 from app.keys.admin_key import AdminKey
 from app.keys.authentication import Authenticator
 from app.keys.keeper import KeyKeeper
@@ -35,6 +39,7 @@ from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
 from app.sessions.service import SessionService
+from app.streaming.server import StreamServer
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -50,6 +55,7 @@ class Services:
     settings: Settings
     database: Database
     embedder: EmbedderClient
+    cached: CachedEmbedder
     packs: PackStore
     datasets: DatasetStore
     domains: DomainService
@@ -58,6 +64,7 @@ class Services:
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
+    references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
     recognition: RecognitionController
@@ -68,6 +75,7 @@ class Services:
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -84,6 +92,7 @@ def build_services(settings: Settings) -> Services:
     breaker = CircuitBreaker()  # one for all that asks the database: who finds it away says so for the others
     keeper = KeyKeeper(settings, database.reserve, breaker)
     embedder = EmbedderClient(settings.embedder_address)
+    cached = CachedEmbedder(embedder, build_store(settings, database, breaker))
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
@@ -91,17 +100,21 @@ def build_services(settings: Settings) -> Services:
         settings=settings,
         database=database,
         embedder=embedder,
+        cached=cached,
         packs=packs,
         datasets=datasets,
         domains=DomainService(settings, database, packs, datasets),
         persons=PersonService(database),
-        faces=FaceService(settings, database, embedder, packs, images),
-        erasure=ErasureService(database, packs, DatasetForgetting(settings, datasets), images),
+        faces=FaceService(settings, database, cached, packs, images),
+        erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
-        rejections=RejectionService(settings, database, embedder, packs),
+        references=ReferenceService(
+            settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
+        ),
+        rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
-        recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
+        recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
         sessions=SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended),
         long_requests=LongRequests(settings.web_threads),
@@ -109,6 +122,7 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        streams=StreamServer(settings),
     )
 
 
@@ -117,7 +131,7 @@ def _recognition(
     database: Database,
     breaker: CircuitBreaker,
     datasets: DatasetStore,
-    embedder: EmbedderClient,
+    embedder: CachedEmbedder,
     packs: PackStore,
 ) -> RecognitionController:
     pkl = PklRecognition(datasets)
@@ -128,7 +142,12 @@ def _recognition(
 
 def services() -> Services:
     """The services of the current application."""
-    found: Services = current_app.extensions[_EXTENSION]
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an application."""
+    found: Services = app.extensions[_EXTENSION]
     return found
 
 
@@ -145,7 +164,9 @@ def build_app(settings: Settings) -> OpenAPI:
         keys,
         persons,
         recognize,
+        references,
         rejections,
+        streams,
         verify,
     )
     from app.api.access import open_to_every_key
@@ -173,8 +194,8 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
+    galleries = (domains, persons, faces, references, rejections, duplicates)
+    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

@@ -9,14 +9,17 @@ from uuid import UUID
 
 import structlog
 
+from app.audit import record
 from app.deadline import Deadline
 from app.embedder.answer import face_to_json, timings_to_json
 from app.errors import ContractMismatch, DatabaseError, EmbedderError, ImageError, SessionEnded, StorageError
+from app.sessions import rows
 from app.sessions.connection import Connection, GoodFrame, Opened, StreamTools
 from app.sessions.enrolling import Enrolment
 from app.sessions.frames import UNREADABLE, Assessment, QualityBounds, Reason, assess, hint
 from app.sessions.limits import Kind, SessionLimits
 from app.sessions.verifying import Verification
+from app.tenancy import Reach
 from app.vision.faces import Face
 
 log = structlog.stdlib.get_logger("facedex.sessions")
@@ -43,6 +46,16 @@ class SessionStream:
     def id(self) -> UUID:
         """The session's."""
         return self._connection.id
+
+    @property
+    def client(self) -> str:
+        """Who made the session."""
+        return self._connection.opened.row.created_by
+
+    @property
+    def reach(self) -> Reach:
+        """The client's, within the session's domain alone."""
+        return self._connection.opened.reach
 
     @property
     def limits(self) -> SessionLimits:
@@ -122,6 +135,19 @@ class SessionStream:
         self._refuse_when_over()
         return {"type": "result", **self._standing()} | self._told(self._task.finish())
 
+    def cancel(self) -> dict[str, Any]:
+        """End it undecided: the client wants no result.
+
+        Raises:
+            DatabaseError: it is open still.
+        """
+        self._refuse_when_over()
+        result = {"outcome": "cancelled"}
+        with self._connection.writing() as (session, row):
+            rows.end_session(session, row, "cancelled", result)
+            record(session, "session.cancelled", domain_id=row.domain_id, face_session=str(row.id))
+        return {"type": "result", **self._standing()} | self._told(result)
+
     def close(self) -> None:
         """The connection is gone. A session that is not decided may be gone on with until it expires."""
         if not self._over:
@@ -159,6 +185,7 @@ class SessionStream:
                 request_id=str(self.id),
                 client=f"session:{self.id}",
                 model=self._connection.opened.domain.model,
+                background=True,
             )
         except ImageError:
             return UNREADABLE, {}

@@ -77,11 +77,14 @@ CREATE TABLE reference_photos (
     state text NOT NULL DEFAULT 'waiting',
     strategy text,
     face_id uuid,
+    warnings text[] NOT NULL DEFAULT '{}',
     error_code text,
     error_message text,
     job_id uuid,
+    attempts integer NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     tried_at timestamptz,
+    claimed_until timestamptz,
     CONSTRAINT reference_photos_pkey PRIMARY KEY (domain_id, id),
     CONSTRAINT reference_photos_image_key UNIQUE (domain_id, person_id, image_sha256),
     CONSTRAINT reference_photos_person_fkey FOREIGN KEY (domain_id, person_id)
@@ -91,6 +94,7 @@ CREATE TABLE reference_photos (
     CONSTRAINT reference_photos_picture_check CHECK (picture IS NOT NULL OR state = 'extracted')
 );
 CREATE INDEX reference_photos_waiting_idx ON reference_photos (domain_id, created_at) WHERE state = 'waiting';
+CREATE INDEX reference_photos_job_id_idx ON reference_photos (job_id) WHERE job_id IS NOT NULL;
 ALTER TABLE reference_photos ALTER COLUMN picture SET STATISTICS 0, ALTER COLUMN picture SET STORAGE EXTERNAL;
 
 CREATE TABLE face_sessions (
