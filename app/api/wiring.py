@@ -40,6 +40,7 @@ from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
 from app.sessions.service import SessionService
 from app.streaming.server import StreamServer
+from app.verification.person import PersonVerificationService
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -69,6 +70,7 @@ class Services:
     duplicates: DuplicateService
     recognition: RecognitionController
     verification: VerificationService
+    person_verification: PersonVerificationService
     sessions: SessionService
     long_requests: LongRequests
     keeper: KeyKeeper
@@ -116,6 +118,7 @@ def build_services(settings: Settings) -> Services:
         duplicates=DuplicateService(settings, database, packs),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
+        person_verification=PersonVerificationService(database, breaker, embedder, packs),
         sessions=SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended),
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
@@ -166,8 +169,10 @@ def build_app(settings: Settings) -> OpenAPI:
         recognize,
         references,
         rejections,
+        sessions,
         streams,
         verify,
+        verify_person,
     )
     from app.api.access import open_to_every_key
     from app.api.auth import BROWSER_PREFIXES
@@ -195,7 +200,19 @@ def build_app(settings: Settings) -> OpenAPI:
     register_sweeps(app, built.answers)
     register_error_handlers(app)
     galleries = (domains, persons, faces, references, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
+    for module in (
+        recognize,
+        detect,
+        embeddings,
+        verify,
+        verify_person,
+        *galleries,
+        sessions,
+        streams,
+        keys,
+        audit,
+        health,
+    ):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

@@ -96,7 +96,9 @@ class StreamServer:
                 self._loop = asyncio.new_event_loop()
                 threads = ThreadPoolExecutor(self._threads, thread_name_prefix="frames")
                 self._turns = Turns(asyncio.Semaphore(self._threads), threads)
-                self._thread = threading.Thread(target=self._run, args=(self._loop, threads), name="streams", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop, threads), name="streams", daemon=True
+                )
                 self._thread.start()
             return self._loop
 
