@@ -31,6 +31,7 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
+│   ├── ReferencePhotoNotFound
 │   ├── SessionNotFound         no such session of frames, or none within reach
 │   └── KeyNotFound
 ├── Conflict
@@ -40,6 +41,7 @@ FacedexError
 │   ├── IdempotencyKeyReused    an idempotency key that was used for another request
 │   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
 │   ├── TooManyRejections       a person for whom no more faces can be rejected
+│   ├── TooManyReferencePhotos  a person who would have more old photos than are kept of one
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
@@ -87,7 +89,8 @@ FacedexError
 │   ├── StreamsFull             as many streams are open as the process serves
 │   └── StreamsUnavailable      this web process opens no streams: it is about to end, or is no Gunicorn
 ├── StorageError                the storage folder refuses
-│   └── PictureNotStored        an enrolled picture cannot be kept
+│   ├── PictureNotStored        an enrolled picture cannot be kept
+│   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -295,6 +298,12 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
+class ReferencePhotoNotFound(NotFound):
+    """The person has no reference photo of that id."""
+
+    code = "reference_photo_not_found"
+
+
 class SessionNotFound(NotFound):
     """No such session of frames, or none within reach; also one whose person was erased."""
 
@@ -341,6 +350,12 @@ class TooManyRejections(Conflict):
     """As many faces as are kept were rejected for this person."""
 
     code = "too_many_rejections"
+
+
+class TooManyReferencePhotos(Conflict):
+    """A person has as many reference photos as may be kept of one."""
+
+    code = "too_many_reference_photos"
 
 
 class ContractMismatch(Conflict):
@@ -629,6 +644,12 @@ class PictureNotStored(StorageError):
     """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
 
     code = "picture_not_stored"
+
+
+class CacheUnavailable(StorageError):
+    """Redis, which has extracted faces, does not delete them now."""
+
+    code = "cache_unavailable"
 
 
 class DatasetError(FacedexError):

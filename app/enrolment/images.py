@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Uuid, any_, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
@@ -23,6 +24,8 @@ from app.db.models import Domain, FaceEmbedding
 from app.errors import PictureNotStored
 from app.names import as_uuid
 from app.vision.formats import HEAD_BYTES, media_type, suffix_of
+
+log = structlog.stdlib.get_logger("facedex.enrolment")
 
 _PART: Final = ".part-"
 # A file without a template is left alone for so long: its transaction may not have committed yet.
@@ -127,6 +130,13 @@ class ImageStore:
         if picture.exists():
             picture.unlink(missing_ok=True)
             _sync_folder(picture.parent)
+
+    def discard(self, picture: Path) -> None:
+        """Delete the picture of a face that was deleted; what cannot be deleted now is swept later."""
+        try:
+            self.remove(picture)
+        except OSError as error:
+            log.warning("[ENROL] A stored picture cannot be deleted now", face=picture.name, reason=error.strerror)
 
     def remove_person(self, domain_uid: UUID, person_id: UUID) -> int:
         """Delete a person's pictures. Returns how many there were.

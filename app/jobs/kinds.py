@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from app.enrolment.photo_rows import JOB_KIND
 from app.jobs.context import Handler
+from app.jobs.reference_photos import extract_reference_photos
 
-KINDS: Final[Mapping[str, Handler]] = {}
+KINDS: Final[Mapping[str, Handler]] = {JOB_KIND: extract_reference_photos}
