@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from flask import Response
 from flask_openapi3 import OpenAPI
+from pydantic import BaseModel
 
 from app.api.access import describe_access
 from app.api.idempotency_header import describe_idempotency
@@ -41,6 +42,7 @@ PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
 }
 ERROR_MODEL: Final = Problem
 BINARY: Final[dict[str, str]] = {"type": "string", "format": "binary"}
+_NULL: Final = {"type": "null"}
 _BASE64: Final = {"type": "string", "description": "the picture's file in base64, or as a data: URL"}
 
 
@@ -95,6 +97,24 @@ def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any
         content["application/json"] = {
             "schema": {"type": "object", "required": ["image"], "properties": {"image": _BASE64} | fields}
         }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def form_with_photos(model: type[BaseModel]) -> dict[str, Any]:
+    """A model as JSON, with one photo in base64, or as a form, with several photos; or without any."""
+    schema = model.model_json_schema()
+    fields: dict[str, Any] = schema["properties"]
+    content = {
+        "application/json": {"schema": schema | {"properties": fields | {"photo": {"anyOf": [_BASE64, _NULL]}}}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": schema["required"],
+                "properties": {name: {"type": "string"} for name in fields}
+                | {"file": {"type": "array", "items": BINARY}},
+            }
+        },
+    }
     return {"requestBody": {"required": True, "content": content}}
 
 

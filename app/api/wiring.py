@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from flask import current_app, jsonify
+from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
@@ -17,10 +17,12 @@ from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
+from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
 from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
@@ -36,6 +38,7 @@ from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.streaming.server import StreamServer
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -60,6 +63,7 @@ class Services:
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
+    references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
     recognition: RecognitionController
@@ -69,6 +73,7 @@ class Services:
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -102,6 +107,9 @@ def build_services(settings: Settings) -> Services:
         erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
+        references=ReferenceService(
+            settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
+        ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
@@ -111,6 +119,7 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        streams=StreamServer(settings),
     )
 
 
@@ -130,7 +139,12 @@ def _recognition(
 
 def services() -> Services:
     """The services of the current application."""
-    found: Services = current_app.extensions[_EXTENSION]
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an application."""
+    found: Services = app.extensions[_EXTENSION]
     return found
 
 
@@ -147,7 +161,9 @@ def build_app(settings: Settings) -> OpenAPI:
         keys,
         persons,
         recognize,
+        references,
         rejections,
+        streams,
         verify,
     )
     from app.api.access import open_to_every_key
@@ -175,8 +191,8 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
+    galleries = (domains, persons, faces, references, rejections, duplicates)
+    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

@@ -26,6 +26,7 @@ from app.db.erasures import (
 )
 from app.db.idempotency import Claim
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
+from app.db.references import photo_counts
 from app.db.session import Database
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
@@ -161,7 +162,8 @@ class ErasureService:
 
     def _erase_domain(self, session: Session, domain: Domain, places: Sequence[Eraser], claim: Claim | None) -> Erasure:
         persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain.id))
-        counts = {"persons": persons or 0, "templates": domain.template_count}
+        photos = photo_counts(session, domain.id).total
+        counts = {"persons": persons or 0, "templates": domain.template_count, "reference_photos": photos}
         subject = Subject(domain.name, domain.uid, None, ())
         note = self._open(session, domain.id, subject, counts, places, claim)
         drop_domain(session, domain.id)
@@ -189,6 +191,7 @@ class ErasureService:
         counts = {
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
+            "reference_photos": photo_counts(session, domain.id, person.id).total,
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
         close_requests(session, domain.id, person.id)
