@@ -88,11 +88,15 @@ class Settings(BaseSettings):
     request_deadline_s: float = Field(10.0, gt=0, le=300)
     enrol_min_face_px: int = Field(50, ge=1)
     store_images: bool = False
+    face_cache_ttl_s: float = Field(600.0, ge=0, le=86_400)
+    face_cache_entries: int = Field(10_000, ge=1, le=1_000_000)
 
     embedder_url: str | None = None
     embedder_workers: _Workers = Field(default_factory=cores)
     embedder_extra_models: Annotated[dict[str, _Workers], NoDecode] = Field(default_factory=dict)
     embedder_queue: int = Field(32, ge=1, le=4096)
+    embedder_queue_s: float = Field(1.0, gt=0, le=300)
+    embedder_background_queue: int = Field(8, ge=1, le=4096)
     embedder_max_requests: int = Field(10_000, ge=0)
     embedder_recycle_mb: int = Field(1024, ge=0)
     embedder_memory_mb: int = Field(3072, ge=512)
@@ -222,6 +226,11 @@ class Settings(BaseSettings):
     def admin_key_file(self) -> Path:
         """The admin API key, mode 600."""
         return self.storage_dir / "admin.key"
+
+    @property
+    def face_cache_key_file(self) -> Path:
+        """What encrypts the extracted faces that are kept in Redis, mode 600."""
+        return self.storage_dir / "face-cache.key"
 
     @property
     def keys_snapshot_file(self) -> Path:

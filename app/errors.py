@@ -83,7 +83,8 @@ FacedexError
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
 ├── StorageError                the storage folder refuses
-│   └── PictureNotStored        an enrolled picture cannot be kept
+│   ├── PictureNotStored        an enrolled picture cannot be kept
+│   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -601,6 +602,12 @@ class PictureNotStored(StorageError):
     """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
 
     code = "picture_not_stored"
+
+
+class CacheUnavailable(StorageError):
+    """Redis, which has extracted faces, does not delete them now."""
+
+    code = "cache_unavailable"
 
 
 class DatasetError(FacedexError):

@@ -8,6 +8,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.embedder.client import EmbedderClient
 from app.errors import EmbedderError
+from app.face_cache.cached import CachedEmbedder
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -35,8 +36,9 @@ def observe_request(method: str, route: str, status: int, elapsed_s: float) -> N
     REQUEST_SECONDS.labels(method, route).observe(elapsed_s)
 
 
-def metrics_response(embedder: EmbedderClient) -> Response:
+def metrics_response(embedder: EmbedderClient, cached: CachedEmbedder) -> Response:
     """All metrics in Prometheus' text format; the pool's are missing where it is away, and `facedex_pool_up` says so."""
+    cached.observe()
     registry: CollectorRegistry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()

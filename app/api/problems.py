@@ -102,6 +102,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.DomainNotMigrated: (503, "Domain not migrated yet"),
     errors.StorageError: (500, "Storage refuses"),
     errors.PictureNotStored: (507, "Picture not kept"),
+    errors.CacheUnavailable: (503, "Cache unavailable"),
     errors.DatasetError: (422, "Unusable dataset"),
     errors.DatasetNotFound: (404, "No such dataset"),
     errors.AmbiguousDataset: (409, "Several datasets"),

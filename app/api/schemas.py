@@ -438,6 +438,7 @@ class WorkerCheck(BaseModel):
     name: str
     model: str
     state: Literal["loading", "idle", "busy", "failed"]
+    lane: Literal["ordinary", "background"] | None = Field(description="of the job that it works on")
 
 
 class PoolCheck(Check):
@@ -446,7 +447,8 @@ class PoolCheck(Check):
     model: str | None = None
     contract: str | None = None
     workers: list[WorkerCheck] | None = None
-    queue_length: int | None = Field(None, description="jobs that wait for a worker")
+    queue_length: int | None = Field(None, description="ordinary jobs that wait for a worker")
+    background_queue_length: int | None = Field(None, description="jobs in the background that wait for a worker")
 
 
 class ModelCheck(Check):

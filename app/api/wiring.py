@@ -11,7 +11,6 @@ from app.api.long_requests import LongRequests
 from app.api.sweeping import AnswerSweep
 from app.audit.log import AuditLog
 from app.config import Settings
-from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
 from app.db.breaker import CircuitBreaker
 from app.db.session import Database
@@ -25,8 +24,11 @@ from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
 from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
+from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
+from app.face_cache.building import build_store
+from app.face_cache.cached import CachedEmbedder
 from app.keys.admin_key import AdminKey
 from app.keys.authentication import Authenticator
 from app.keys.keeper import KeyKeeper
@@ -51,6 +53,7 @@ class Services:
     settings: Settings
     database: Database
     embedder: EmbedderClient
+    cached: CachedEmbedder
     packs: PackStore
     datasets: DatasetStore
     domains: DomainService
@@ -85,6 +88,7 @@ def build_services(settings: Settings) -> Services:
     breaker = CircuitBreaker()  # one for all that asks the database: who finds it away says so for the others
     keeper = KeyKeeper(settings, database.reserve, breaker)
     embedder = EmbedderClient(settings.embedder_address)
+    cached = CachedEmbedder(embedder, build_store(settings, database, breaker))
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
@@ -92,20 +96,21 @@ def build_services(settings: Settings) -> Services:
         settings=settings,
         database=database,
         embedder=embedder,
+        cached=cached,
         packs=packs,
         datasets=datasets,
         domains=DomainService(settings, database, packs, datasets),
         persons=PersonService(database),
-        faces=FaceService(settings, database, embedder, packs, images),
-        erasure=ErasureService(database, packs, DatasetForgetting(settings, datasets), images),
+        faces=FaceService(settings, database, cached, packs, images),
+        erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
         references=ReferenceService(
             settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
         ),
-        rejections=RejectionService(settings, database, embedder, packs),
+        rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
-        recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
+        recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
@@ -120,7 +125,7 @@ def _recognition(
     database: Database,
     breaker: CircuitBreaker,
     datasets: DatasetStore,
-    embedder: EmbedderClient,
+    embedder: CachedEmbedder,
     packs: PackStore,
 ) -> RecognitionController:
     pkl = PklRecognition(datasets)

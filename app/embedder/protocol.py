@@ -9,9 +9,10 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array
+from app.vision.faces import Analysis, Box, Effort, Embed, Face, FaceQuality, Float32Array
 
 EMBED_MODES: Final[tuple[Embed, ...]] = get_args(Embed)
+EFFORTS: Final[tuple[Effort, ...]] = get_args(Effort)
 
 
 def encode_vector(vector: Float32Array) -> str:
@@ -33,6 +34,7 @@ def dump_analysis(analysis: Analysis) -> bytes:
             "model": analysis.model,
             "contract": analysis.contract,
             "timings_ms": analysis.timings_ms,
+            "strategy": analysis.strategy,
             "faces": [_face_to_json(face) for face in analysis.faces],
         }
     ).encode()
@@ -48,6 +50,7 @@ def load_analysis(body: bytes) -> Analysis:
         model=data["model"],
         contract=data["contract"],
         timings_ms=data["timings_ms"],
+        strategy=data["strategy"],
     )
 
 

@@ -14,14 +14,13 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.config import Settings
-from app.db.domains import lock_domain
+from app.db.domains import DomainKey, lock_domain, raise_cache_epoch
 from app.db.idempotency import Claim, face_of, keep_face
 from app.db.models import Domain, FaceEmbedding, Person
 from app.db.session import Database
 from app.db.templates import delete_template
 from app.deadline import Deadline
 from app.embedder.batch import pictures_at_once
-from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonInfo, find_domain, find_person, find_person_or_none, read_person
 from app.enrolment.persons import add_person
@@ -40,6 +39,7 @@ from app.errors import (
     StorageError,
     UploadTooLarge,
 )
+from app.face_cache.cached import CachedEmbedder
 from app.names import as_uuid, clean_name
 from app.pages import Page, decode_cursor, encode_cursor
 from app.tenancy import carried
@@ -95,7 +95,7 @@ class FaceService:
     """The operations on faces. `label` in the arguments is a label, an external id or an id, in this order."""
 
     def __init__(
-        self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore, images: ImageStore
+        self, settings: Settings, database: Database, embedder: CachedEmbedder, packs: PackStore, images: ImageStore
     ) -> None:
         self._settings = settings
         self._database = database
@@ -131,14 +131,12 @@ class FaceService:
         label = clean_name(label, "label")
         with self._database.transaction() as session:
             found = find_domain(session, domain)
-            domain_id, domain_uid = found.id, found.uid
+            domain_id, key = found.id, DomainKey.of(found)
 
         def enrol_one(file: tuple[str, bytes]) -> FileOutcome:
             name, data = file
             try:
-                return FileOutcome(
-                    name, face=self._enrol_file(domain_id, domain_uid, label, data, client, request_id, claim)
-                )
+                return FileOutcome(name, face=self._enrol_file(domain_id, key, label, data, client, request_id, claim))
             except FacedexError as error:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
@@ -188,6 +186,7 @@ class FaceService:
             wanted = _face_id(face_id)
             if not delete_template(session, found.id, person.id, wanted):
                 raise _no_such_face()
+            raise_cache_epoch(session, found.id)
             record(session, "face.deleted", domain_id=found.id, persons=[person.id], face=str(wanted))
             picture = self._images.path(found.uid, person.id, wanted)
         self._database.once_committed(lambda: self._images.discard(picture))
@@ -226,7 +225,7 @@ class FaceService:
     def _enrol_file(
         self,
         domain_id: int,
-        domain_uid: UUID,
+        key: DomainKey,
         label: str,
         data: bytes,
         client: str,
@@ -237,7 +236,7 @@ class FaceService:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
-        digest = hashlib.sha256(data).digest()
+        digest, domain_uid = hashlib.sha256(data).digest(), key.uid
         with self._database.transaction() as session:
             # In this order: a repetition at the same time commits face and note together, so who sees the face sees the note.
             known = _is_known_picture(session, domain_id, find_person_or_none(session, domain_id, label), digest)
@@ -246,7 +245,7 @@ class FaceService:
             if known:
                 raise known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
+        analysis = self._embedder.analyze(data, epoch=key, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import Detail, record
 from app.config import Settings
+from app.db.domains import raise_cache_epoch_for_enrolment
 from app.db.models import Domain, FaceEmbedding, Person
 from app.db.neighbours import distance_to_person
 from app.db.templates import NewTemplate, insert_templates
@@ -57,6 +58,7 @@ def store_face(
         score=face.score,
         sharpness=face.quality.sharpness,
     )
+    raise_cache_epoch_for_enrolment(session, domain.id, person.id)
     insert_templates(session, domain.id, [template])
     warnings = resemblances(
         session, settings, domain, person, face.embedding, own_distance=nearest, threshold=threshold

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 # Which faces get an embedding: all, the largest only, or none.
 Embed = Literal["all", "largest", "none"]
+# How hard faces are looked for: as in every picture, or in all ways there are until one is found (`app.vision.strategies`).
+Effort = Literal["usual", "thorough"]
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -80,6 +82,7 @@ class Analysis:
         model: name of the pack that made it.
         contract: id of the embedding contract, `EmbeddingContract.id`.
         timings_ms: time by stage: decode, detect, embed.
+        strategy: the way of looking that found them; `none` where every way was tried in vain.
     """
 
     width_px: int
@@ -88,6 +91,7 @@ class Analysis:
     model: str
     contract: str
     timings_ms: dict[str, float] = field(default_factory=dict)
+    strategy: str = "usual"
 
 
 def summed_timings(analyses: Iterable[Analysis]) -> dict[str, float]:
