@@ -119,6 +119,12 @@ class Settings(BaseSettings):
     key_snapshot_max_age_s: float = Field(86_400.0, gt=0)
     redis_url: SecretStr | None = None
 
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    session_max_streams: int = Field(100, ge=1, le=800)
+    session_max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024)
+    session_max_fps: float = Field(10.0, gt=0, le=1000)
+    session_idle_s: float = Field(30.0, gt=0, le=3600)
+
     web_workers: int = Field(2, ge=1, le=64)
     web_threads: int = Field(default_factory=_threads_for, ge=1, le=_MAX_THREADS)
 
@@ -175,6 +181,19 @@ class Settings(BaseSettings):
                 raise ValueError("names a model pack twice")
             models[name] = int(workers or 1)
         return models
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = [entry.strip().lower() for entry in value.split(",") if entry.strip()]
+        for origin in origins:
+            parts = urlsplit(origin)  # its port raises ValueError too
+            if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or not parts.hostname:
+                raise ValueError("must be origins like https://shop.example.com or http://localhost:3000")
+            _ = parts.port
+        return tuple(origins)
 
     @field_validator("pkl_datasets", mode="before")
     @classmethod

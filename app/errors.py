@@ -11,6 +11,7 @@ FacedexError
 │   │   └── MetadataTooLarge    more bytes than a person's metadata may have
 │   ├── MergeWithItself         a person to be merged with themselves
 │   ├── SamePerson              a face said not to be a person's, and to be that person's
+│   ├── UpgradeRequired         a WebSocket is asked for as if it were a page
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
@@ -63,6 +64,8 @@ FacedexError
 │   ├── WrongSessionToken       a session's frames without its token
 │   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
 │   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
+│   ├── TooManyStreams          more open streams than one client has
+│   ├── OriginNotAllowed        a page of another origin opens a stream
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -82,6 +85,9 @@ FacedexError
 │   ├── DatabaseTimeout         a statement ran past its limit
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
+├── StreamError
+│   ├── StreamsFull             as many streams are open as the process serves
+│   └── StreamsUnavailable      this web process opens no streams: it is about to end, or is no Gunicorn
 ├── StorageError                the storage folder refuses
 │   ├── PictureNotStored        an enrolled picture cannot be kept
 │   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
@@ -164,6 +170,12 @@ class SamePerson(InvalidRequest):
     """A face is said not to be a person's, and to be that very person's."""
 
     code = "same_person"
+
+
+class UpgradeRequired(InvalidRequest):
+    """The path is a WebSocket's, and the request does not ask for one."""
+
+    code = "upgrade_required"
 
 
 class ClientGone(InvalidRequest):
@@ -460,6 +472,18 @@ class TooManyRequests(AccessError):
     code = "too_many_requests"
 
 
+class TooManyStreams(AccessError):
+    """One client has as many streams open in one process of the web as it may."""
+
+    code = "too_many_streams"
+
+
+class OriginNotAllowed(AccessError):
+    """A browser's page of another origin than the service's and those in ALLOWED_ORIGINS opens a stream."""
+
+    code = "origin_not_allowed"
+
+
 class VectorsNotAllowed(AccessError):
     """The caller's key does not let it see embeddings."""
 
@@ -590,6 +614,24 @@ class DomainNotMigrated(DatabaseError):
     """The domain's first migration into the database has not finished."""
 
     code = "domain_not_migrated"
+
+
+class StreamError(FacedexError):
+    """A stream of a session cannot be opened now."""
+
+    code = "stream_error"
+
+
+class StreamsFull(StreamError):
+    """As many streams are open as one process of the web serves."""
+
+    code = "streams_full"
+
+
+class StreamsUnavailable(StreamError):
+    """This process of the web opens no streams: it is about to end, or runs below another server than Gunicorn."""
+
+    code = "streams_unavailable"
 
 
 class StorageError(FacedexError):

@@ -29,6 +29,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.MetadataTooLarge: (422, "Metadata too large"),
     errors.MergeWithItself: (422, "Merge with itself"),
     errors.SamePerson: (422, "Same person"),
+    errors.UpgradeRequired: (426, "WebSocket expected"),
     errors.ClientGone: (499, "Client hung up"),  # nginx's status for it, for the log
     errors.ImageError: (422, "Unusable picture"),
     errors.InvalidImage: (422, "Not a readable picture"),
@@ -78,6 +79,8 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.SnapshotBusy: (503, "Snapshot of the keys busy"),
     errors.RateLimited: (429, "Too many requests in a minute"),
     errors.TooManyRequests: (429, "Too many requests at once"),
+    errors.TooManyStreams: (429, "Too many streams"),
+    errors.OriginNotAllowed: (403, "Origin not allowed"),
     errors.VectorsNotAllowed: (403, "Embeddings are not for this key"),
     errors.WrongSessionToken: (401, "Session token needed"),
     errors.NotTheSessionsKey: (403, "Another key's session"),
@@ -100,6 +103,9 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.DatabaseTimeout: (504, "Database too slow"),
     errors.DatabaseDisabled: (503, "Database switched off"),
     errors.DomainNotMigrated: (503, "Domain not migrated yet"),
+    errors.StreamError: (503, "No stream now"),
+    errors.StreamsFull: (503, "All streams are taken"),
+    errors.StreamsUnavailable: (503, "No streams here"),
     errors.StorageError: (500, "Storage refuses"),
     errors.PictureNotStored: (507, "Picture not kept"),
     errors.CacheUnavailable: (503, "Cache unavailable"),
@@ -184,6 +190,8 @@ def _respond(problem: dict[str, Any]) -> Response:
     g.problem_code = problem["code"]
     if problem["status"] in _RETRY_AFTER_S:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S[problem["status"]])
+    if problem["status"] == 426:
+        response.headers["Upgrade"] = "websocket"
     if problem["status"] == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

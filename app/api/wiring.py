@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from flask import current_app, jsonify
+from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
@@ -38,6 +38,7 @@ from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.streaming.server import StreamServer
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -72,6 +73,7 @@ class Services:
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -117,6 +119,7 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        streams=StreamServer(settings),
     )
 
 
@@ -136,7 +139,12 @@ def _recognition(
 
 def services() -> Services:
     """The services of the current application."""
-    found: Services = current_app.extensions[_EXTENSION]
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an application."""
+    found: Services = app.extensions[_EXTENSION]
     return found
 
 
@@ -155,6 +163,7 @@ def build_app(settings: Settings) -> OpenAPI:
         recognize,
         references,
         rejections,
+        streams,
         verify,
     )
     from app.api.access import open_to_every_key
@@ -183,7 +192,7 @@ def build_app(settings: Settings) -> OpenAPI:
     register_sweeps(app, built.answers)
     register_error_handlers(app)
     galleries = (domains, persons, faces, references, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
+    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)
