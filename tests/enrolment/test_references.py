@@ -216,7 +216,7 @@ def test_what_is_no_picture_is_refused_and_what_came_with_it_is_not_kept(
     album.service._settings = album.settings.model_copy(update={"max_upload_bytes": 64 * 1024})
     with pytest.raises(error):
         album.add("Ana", data)
-    with pytest.raises(error, match="'1.jpg'"):
+    with pytest.raises(error, match=r"'1\.jpg'"):
         album.add("Ana", OLD, data)
     with pytest.raises(error):
         album.service.register("people", "Bor", None, PersonDetails(), [("a", OLD), ("b", data)])
