@@ -38,6 +38,7 @@ from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.sessions.service import SessionService
 from app.streaming.server import StreamServer
 from app.verification.service import VerificationService
 from app.version import VERSION
@@ -68,6 +69,7 @@ class Services:
     duplicates: DuplicateService
     recognition: RecognitionController
     verification: VerificationService
+    sessions: SessionService
     long_requests: LongRequests
     keeper: KeyKeeper
     keys: KeyService
@@ -114,6 +116,7 @@ def build_services(settings: Settings) -> Services:
         duplicates=DuplicateService(settings, database, packs),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
+        sessions=SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended),
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
         keys=KeyService(settings, database, datasets, keeper),
