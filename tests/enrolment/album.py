@@ -9,11 +9,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.config import Settings
+from app.datasets.forgetting import DatasetForgetting
+from app.datasets.store import DatasetStore
 from app.db.references import PhotoInfo
 from app.deadline import Deadline
 from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.images import ImageStore
 from app.enrolment.references import Preloaded, ReferenceService
+from app.erasure.service import ErasureService
 from app.vision.faces import Analysis, Float32Array
 from app.vision.packs import PackStore
 from tests.enrolment.conftest import Office
@@ -58,6 +61,7 @@ class Album:
     pool: PhotoPool
     images: ImageStore
     service: ReferenceService
+    erasure: ErasureService
 
     def add(self, label: str, *pictures: bytes) -> list[PhotoInfo]:
         return list(self.service.add("people", label, [(f"{n}.jpg", data) for n, data in enumerate(pictures)]).photos)
@@ -109,4 +113,12 @@ def make_album(office: Office, settings: Settings, packs: PackStore, *, store_im
     pool = PhotoPool()
     images = ImageStore(settings.images_dir, enabled=store_images)
     extractor = PhotoExtractor(settings, office.database, pool, packs, images)
-    return Album(office, settings, pool, images, ReferenceService(settings, office.database, extractor, images))
+    datasets = DatasetForgetting(settings, DatasetStore(settings, packs))
+    return Album(
+        office,
+        settings,
+        pool,
+        images,
+        ReferenceService(settings, office.database, extractor, images),
+        ErasureService(office.database, packs, datasets, images),
+    )

@@ -79,7 +79,9 @@ class Serving:
     def address(self) -> tuple[str, int]:
         return self.listener.getsockname()
 
-    def connect(self, session: FakeSession | None = None, *, session_id: UUID | None = None, **options) -> ClientConnection:
+    def connect(
+        self, session: FakeSession | None = None, *, session_id: UUID | None = None, **options
+    ) -> ClientConnection:
         """A client, whose connection has been handed over."""
         self.session, self.id = session or FakeSession(), session_id or uuid4()
         thread = threading.Thread(target=self._accept, args=(self.session, self.id))
