@@ -18,7 +18,7 @@ _STRUCTURE: Final = (b"[", b"{", b",")
 _MAX_STRUCTURE: Final = 300
 _BLANKS: Final = string.whitespace.encode()
 # Names under which clients send files.
-_FILE_FIELDS = ("file", "files", "file[]", "files[]", "image")
+FILE_FIELDS: Final = ("file", "files", "file[]", "files[]", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def parse_uploads(
         request.max_content_length = max_request_bytes
     if request.mimetype != "multipart/form-data":
         return [Upload("body", _checked(request.get_data(cache=False), max_bytes))]
-    files: list[FileStorage] = [file for field in _FILE_FIELDS for file in request.files.getlist(field)]
+    files: list[FileStorage] = [file for field in FILE_FIELDS for file in request.files.getlist(field)]
     if not files:
         raise EmptyUpload("Send the picture as the multipart field 'file'.")
     if len(files) > max_files:

@@ -20,6 +20,7 @@ from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
+from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
 from app.enrolment.rejections import RejectionService
@@ -59,6 +60,7 @@ class Services:
     merging: MergeService
     rejections: RejectionService
     duplicates: DuplicateService
+    jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
     long_requests: LongRequests
@@ -99,6 +101,7 @@ def build_services(settings: Settings) -> Services:
         merging=MergeService(database, images),
         rejections=RejectionService(settings, database, embedder, packs),
         duplicates=DuplicateService(settings, database, packs),
+        jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
         verification=VerificationService(embedder, packs),
         long_requests=LongRequests(settings.web_threads),
@@ -139,6 +142,8 @@ def build_app(settings: Settings) -> OpenAPI:
         embeddings,
         faces,
         health,
+        imports,
+        jobs,
         keys,
         persons,
         recognize,
@@ -170,7 +175,7 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
+    galleries = (domains, persons, faces, rejections, duplicates, imports, jobs)
     for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)

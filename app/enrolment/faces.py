@@ -1,12 +1,12 @@
 """Faces of a person: enrol pictures, list, delete."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import select, tuple_
@@ -47,6 +47,9 @@ from app.vision.faces import Box, Face
 from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
+
+Settle = Callable[[Session, UUID], None]
+"""Notes, in the transaction that stores a face, that it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,31 @@ class FaceService:
             first = dict(zip(distinct, threads.map(carried(enrol_one), distinct.values()), strict=True))
         return EnrolmentResult(self._person_or_none(domain_id, label), _in_order(files, digests, first))
 
+    def enrol_file(
+        self,
+        domain: str,
+        label: str,
+        data: bytes,
+        *,
+        client: str,
+        request_id: str = "",
+        settle: Settle,
+    ) -> EnrolledFace:
+        """Enrol one picture of a job, in one transaction with what the job notes of it.
+
+        Args:
+            client, request_id: as of `enrol`.
+            settle: called with the transaction and the face's id, under the domain's lock; what it raises undoes all.
+
+        Raises:
+            FacedexError: why it was not enrolled, as `FileOutcome.error`.
+        """
+        label = clean_name(label, "label")
+        with self._database.transaction() as session:
+            found = find_domain(session, domain)
+            domain_id, domain_uid = found.id, found.uid
+        return self._enrol_file(domain_id, domain_uid, label, data, client, request_id, None, settle)
+
     def list(self, domain: str, label: str, *, limit: int, cursor: str | None) -> Page[EnrolledFace]:
         """A person's faces, oldest first.
 
@@ -239,6 +267,7 @@ class FaceService:
         client: str,
         request_id: str,
         claim: Claim | None,
+        settle: Settle | None = None,
     ) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
@@ -264,7 +293,10 @@ class FaceService:
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 picture.discard()
                 return done
-            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest)
+            face_id = uuid4()
+            if settle is not None:
+                settle(session, face_id)
+            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest, face_id)
             if claim is not None:
                 keep_face(session, claim, digest, domain_id, template.id)
             picture.place(template.person_id, template.id)
@@ -314,6 +346,7 @@ def _store(
     face: Face,
     digest: bytes,
     manifest: PackManifest,
+    face_id: UUID,
 ) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
     """Store one template, and what was noticed, under the domain's lock, which the caller holds."""
     assert face.embedding is not None
@@ -333,6 +366,7 @@ def _store(
         box=face.box,
         score=face.score,
         sharpness=face.quality.sharpness,
+        id=face_id,
     )
     insert_templates(session, domain.id, [template])
     warnings = resemblances(

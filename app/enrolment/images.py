@@ -190,7 +190,11 @@ class ImageStore:
 def content_type(path: Path) -> str:
     """The type of a stored picture, told by its first bytes; `application/octet-stream` where it is none of the four."""
     with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+        return content_type_of(stream.read(_HEAD_BYTES))
+
+
+def content_type_of(head: bytes) -> str:
+    """As `content_type`, of a picture's bytes, or the first twelve of them."""
     if head.startswith(_JPEG):
         return "image/jpeg"
     if head.startswith(_PNG):

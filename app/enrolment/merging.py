@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.db.domains import lock_domain
+from app.db.job_files import rename_files
 from app.db.models import GalleryTombstone, Person
 from app.db.session import Database
 from app.db.templates import delete_person, move_templates
@@ -65,6 +66,7 @@ class MergeService:
             target.former_ids = [*dict.fromkeys([*source.former_ids, source.id, *target.former_ids])]
             moved, dropped = move_templates(session, domain_id, source.id, target.id)
             _move_rejections(session, source, target)
+            rename_files(session, domain_id, source.label, target.label)
             delete_person(session, domain_id, source_id)
             session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from app.enrolment.imports import IMPORT
 from app.jobs.context import Handler
+from app.jobs.imports import enrol_files
 
-KINDS: Final[Mapping[str, Handler]] = {}
+KINDS: Final[Mapping[str, Handler]] = {IMPORT: enrol_files}
