@@ -14,6 +14,8 @@ FacedexError
 │   │   └── MetadataTooLarge    more bytes than a person's metadata may have
 │   ├── MergeWithItself         a person to be merged with themselves
 │   ├── SamePerson              a face said not to be a person's, and to be that person's
+│   ├── UpgradeRequired         a WebSocket is asked for as if it were a page
+│   ├── BenchmarkImpossible     there is nothing to measure with
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
@@ -35,6 +37,8 @@ FacedexError
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
 │   ├── JobNotFound
+│   ├── ReferencePhotoNotFound
+│   ├── SessionNotFound         no such session of frames, or none within reach
 │   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
@@ -43,6 +47,7 @@ FacedexError
 │   ├── IdempotencyKeyReused    an idempotency key that was used for another request
 │   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
 │   ├── TooManyRejections       a person for whom no more faces can be rejected
+│   ├── TooManyReferencePhotos  a person who would have more old photos than are kept of one
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
@@ -50,6 +55,11 @@ FacedexError
 │   ├── JobEnded                a job that has ended is to be cancelled
 │   ├── JobNotEnded             a job that waits, runs or succeeded is to be tried again
 │   ├── FilesFailed             a job left files for another attempt
+│   ├── NoTemplates             a person without faces to compare with
+│   ├── SessionEnded            a session that is decided, or was cancelled
+│   ├── SessionExpired          a session whose time is over
+│   ├── SessionTakenOver        another connection goes on with the session
+│   ├── TooManySessions         a domain has as many open sessions as it may
 │   ├── KeyEnded                a revoked or expired key is to be rotated
 │   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
@@ -60,6 +70,11 @@ FacedexError
 │   │   └── SnapshotBusy        another process is writing the snapshot of the keys
 │   ├── RateLimited             more requests than the key, or the address, has in a minute
 │   ├── TooManyRequests         more requests at once than a key has
+│   ├── WrongSessionToken       a session's frames without its token
+│   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
+│   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
+│   ├── TooManyStreams          more open streams than one client has
+│   ├── OriginNotAllowed        a page of another origin opens a stream
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -79,8 +94,12 @@ FacedexError
 │   ├── DatabaseTimeout         a statement ran past its limit
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
+├── StreamError
+│   ├── StreamsFull             as many streams are open as the process serves
+│   └── StreamsUnavailable      this web process opens no streams: it is about to end, or is no Gunicorn
 ├── StorageError                the storage folder refuses
-│   └── PictureNotStored        an enrolled picture cannot be kept
+│   ├── PictureNotStored        an enrolled picture cannot be kept
+│   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -178,6 +197,18 @@ class SamePerson(InvalidRequest):
     """A face is said not to be a person's, and to be that very person's."""
 
     code = "same_person"
+
+
+class UpgradeRequired(InvalidRequest):
+    """The path is a WebSocket's, and the request does not ask for one."""
+
+    code = "upgrade_required"
+
+
+class BenchmarkImpossible(InvalidRequest):
+    """The client has no face, the photo has none, or what is to be measured does not work."""
+
+    code = "benchmark_impossible"
 
 
 class ClientGone(InvalidRequest):
@@ -312,6 +343,18 @@ class JobNotFound(NotFound):
     code = "job_not_found"
 
 
+class ReferencePhotoNotFound(NotFound):
+    """The person has no reference photo of that id."""
+
+    code = "reference_photo_not_found"
+
+
+class SessionNotFound(NotFound):
+    """No such session of frames, or none within reach; also one whose person was erased."""
+
+    code = "session_not_found"
+
+
 class Conflict(FacedexError):
     """The request contradicts what is stored."""
 
@@ -352,6 +395,12 @@ class TooManyRejections(Conflict):
     """As many faces as are kept were rejected for this person."""
 
     code = "too_many_rejections"
+
+
+class TooManyReferencePhotos(Conflict):
+    """A person has as many reference photos as may be kept of one."""
+
+    code = "too_many_reference_photos"
 
 
 class ContractMismatch(Conflict):
@@ -408,6 +457,36 @@ class TooManyKeys(Conflict):
     code = "too_many_keys"
 
 
+class NoTemplates(Conflict):
+    """The person has no enrolled face that a picture could be compared with."""
+
+    code = "no_templates"
+
+
+class SessionEnded(Conflict):
+    """The session is decided, or was cancelled: it takes no more frames."""
+
+    code = "session_ended"
+
+
+class SessionExpired(Conflict):
+    """The session's time was over before it was decided."""
+
+    code = "session_expired"
+
+
+class SessionTakenOver(Conflict):
+    """A newer connection goes on with the session; what this one has not stored is void."""
+
+    code = "session_taken_over"
+
+
+class TooManySessions(Conflict):
+    """The domain has as many open sessions as it may have."""
+
+    code = "too_many_sessions"
+
+
 class AccessError(FacedexError):
     """The caller may not do this."""
 
@@ -456,10 +535,40 @@ class TooManyRequests(AccessError):
     code = "too_many_requests"
 
 
+class TooManyStreams(AccessError):
+    """One client has as many streams open in one process of the web as it may."""
+
+    code = "too_many_streams"
+
+
+class OriginNotAllowed(AccessError):
+    """A browser's page of another origin than the service's and those in ALLOWED_ORIGINS opens a stream."""
+
+    code = "origin_not_allowed"
+
+
 class VectorsNotAllowed(AccessError):
     """The caller's key does not let it see embeddings."""
 
     code = "vectors_not_allowed"
+
+
+class WrongSessionToken(AccessError):
+    """The token is missing, or is not this session's."""
+
+    code = "wrong_session_token"
+
+
+class NotTheSessionsKey(AccessError):
+    """The key is not the one that has made the session."""
+
+    code = "not_the_sessions_key"
+
+
+class SessionKeyEnded(AccessError):
+    """The key that has made the session was revoked, or has expired."""
+
+    code = "session_key_ended"
 
 
 class ModelError(FacedexError):
@@ -570,6 +679,24 @@ class DomainNotMigrated(DatabaseError):
     code = "domain_not_migrated"
 
 
+class StreamError(FacedexError):
+    """A stream of a session cannot be opened now."""
+
+    code = "stream_error"
+
+
+class StreamsFull(StreamError):
+    """As many streams are open as one process of the web serves."""
+
+    code = "streams_full"
+
+
+class StreamsUnavailable(StreamError):
+    """This process of the web opens no streams: it is about to end, or runs below another server than Gunicorn."""
+
+    code = "streams_unavailable"
+
+
 class StorageError(FacedexError):
     """The storage folder cannot be read or written."""
 
@@ -580,6 +707,12 @@ class PictureNotStored(StorageError):
     """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
 
     code = "picture_not_stored"
+
+
+class CacheUnavailable(StorageError):
+    """Redis, which has extracted faces, does not delete them now."""
+
+    code = "cache_unavailable"
 
 
 class DatasetError(FacedexError):

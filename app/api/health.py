@@ -57,7 +57,7 @@ def ready() -> Response:
 @access(Scope.ADMIN, installation=True)
 def metrics() -> Response:
     """Prometheus metrics of all web processes and, while it runs, of the worker pool."""
-    return metrics_response(services().embedder, services().jobs)
+    return metrics_response(services().embedder, services().cached, services().jobs)
 
 
 def _recent_checks() -> dict[str, dict[str, Any]]:
@@ -110,8 +110,12 @@ def _check_pool() -> dict[str, Any]:
     except FacedexError as error:
         return _bad(str(error))
     known = {
-        "workers": [{"name": worker.name, "model": worker.model, "state": worker.state} for worker in status.workers],
+        "workers": [
+            {"name": worker.name, "model": worker.model, "state": worker.state, "lane": worker.lane}
+            for worker in status.workers
+        ],
         "queue_length": status.queue_length,
+        "background_queue_length": status.background_queue_length,
     }
     if status.problem is not None:
         return _bad(status.problem) | known

@@ -9,6 +9,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.embedder.client import EmbedderClient
 from app.enrolment.jobs import JobService
 from app.errors import DatabaseError, EmbedderError
+from app.face_cache.cached import CachedEmbedder
 from app.tenancy import acting, everything
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -37,11 +38,12 @@ def observe_request(method: str, route: str, status: int, elapsed_s: float) -> N
     REQUEST_SECONDS.labels(method, route).observe(elapsed_s)
 
 
-def metrics_response(embedder: EmbedderClient, jobs: JobService) -> Response:
+def metrics_response(embedder: EmbedderClient, cached: CachedEmbedder, jobs: JobService) -> Response:
     """All metrics in Prometheus' text format; the pool's are missing where it is away, and `facedex_pool_up` says so.
 
     So are those of the jobs where the database is.
     """
+    cached.observe()
     registry: CollectorRegistry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()

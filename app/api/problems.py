@@ -32,6 +32,8 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.MetadataTooLarge: (422, "Metadata too large"),
     errors.MergeWithItself: (422, "Merge with itself"),
     errors.SamePerson: (422, "Same person"),
+    errors.UpgradeRequired: (426, "WebSocket expected"),
+    errors.BenchmarkImpossible: (400, "Nothing to measure with"),
     errors.ClientGone: (499, "Client hung up"),  # nginx's status for it, for the log
     errors.ImageError: (422, "Unusable picture"),
     errors.InvalidImage: (422, "Not a readable picture"),
@@ -52,6 +54,8 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.PersonErased: (410, "Erased"),
     errors.FaceNotFound: (404, "No such face"),
     errors.RejectionNotFound: (404, "No such rejection"),
+    errors.ReferencePhotoNotFound: (404, "No such reference photo"),
+    errors.SessionNotFound: (404, "No such session"),
     errors.KeyNotFound: (404, "No such key"),
     errors.JobNotFound: (404, "No such job"),
     errors.Conflict: (409, "Conflict"),
@@ -64,10 +68,16 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.IdempotencyKeyReused: (422, "Idempotency key used before"),
     errors.FaceEnrolled: (409, "Enrolled as this person"),
     errors.TooManyRejections: (409, "Too many rejections"),
+    errors.TooManyReferencePhotos: (409, "Too many reference photos"),
     errors.ContractMismatch: (409, "Another model's embeddings"),
     errors.MigrationRunning: (409, "Migration under way"),
     errors.MigrationUnfinished: (409, "Migration unfinished"),
     errors.NothingToResume: (409, "Nothing to resume"),
+    errors.NoTemplates: (409, "No enrolled face"),
+    errors.SessionEnded: (409, "Session ended"),
+    errors.SessionExpired: (410, "Session expired"),
+    errors.SessionTakenOver: (409, "Session taken over"),
+    errors.TooManySessions: (409, "Too many open sessions"),
     errors.KeyEnded: (409, "Key ended"),
     errors.TooManyKeys: (409, "Too many keys"),
     errors.AccessError: (403, "Access denied"),
@@ -78,7 +88,12 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.SnapshotBusy: (503, "Snapshot of the keys busy"),
     errors.RateLimited: (429, "Too many requests in a minute"),
     errors.TooManyRequests: (429, "Too many requests at once"),
+    errors.TooManyStreams: (429, "Too many streams"),
+    errors.OriginNotAllowed: (403, "Origin not allowed"),
     errors.VectorsNotAllowed: (403, "Embeddings are not for this key"),
+    errors.WrongSessionToken: (401, "Session token needed"),
+    errors.NotTheSessionsKey: (403, "Another key's session"),
+    errors.SessionKeyEnded: (401, "Key of the session ended"),
     errors.ModelError: (500, "Model pack unusable"),
     errors.UnknownModel: (404, "No such model"),
     errors.InvalidPack: (500, "Model pack damaged"),
@@ -97,8 +112,12 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.DatabaseTimeout: (504, "Database too slow"),
     errors.DatabaseDisabled: (503, "Database switched off"),
     errors.DomainNotMigrated: (503, "Domain not migrated yet"),
+    errors.StreamError: (503, "No stream now"),
+    errors.StreamsFull: (503, "All streams are taken"),
+    errors.StreamsUnavailable: (503, "No streams here"),
     errors.StorageError: (500, "Storage refuses"),
     errors.PictureNotStored: (507, "Picture not kept"),
+    errors.CacheUnavailable: (503, "Cache unavailable"),
     errors.DatasetError: (422, "Unusable dataset"),
     errors.DatasetNotFound: (404, "No such dataset"),
     errors.AmbiguousDataset: (409, "Several datasets"),
@@ -180,6 +199,8 @@ def _respond(problem: dict[str, Any]) -> Response:
     g.problem_code = problem["code"]
     if problem["status"] in _RETRY_AFTER_S:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S[problem["status"]])
+    if problem["status"] == 426:
+        response.headers["Upgrade"] = "websocket"
     if problem["status"] == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -82,7 +82,10 @@ class JobFile(Base):
 
 
 class ReferencePhoto(Base):
-    """An old photo of a person, from which a template is made in the background. `picture` is there until that succeeded."""
+    """An old photo of a person, from which a template is made in the background. `picture` is there until that succeeded.
+
+    Who has it in work has raised `attempts`, and until `claimed_until` nobody else begins: `app/db/references.py`.
+    """
 
     __tablename__ = "reference_photos"
     __table_args__ = (
@@ -96,6 +99,7 @@ class ReferencePhoto(Base):
         CheckConstraint("state IN ('waiting', 'extracted', 'failed')", name="state"),
         CheckConstraint("picture IS NOT NULL OR state = 'extracted'", name="picture"),
         Index("reference_photos_waiting_idx", "domain_id", "created_at", postgresql_where=text("state = 'waiting'")),
+        Index("reference_photos_job_id_idx", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     )
 
     domain_id: Mapped[int] = mapped_column(primary_key=True)
@@ -106,8 +110,11 @@ class ReferencePhoto(Base):
     state: Mapped[str] = mapped_column(server_default=text("'waiting'"), default="waiting")
     strategy: Mapped[str | None]
     face_id: Mapped[UUID | None]
+    warnings: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"), default=list)
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     tried_at: Mapped[datetime | None]
+    claimed_until: Mapped[datetime | None]

@@ -30,7 +30,7 @@ from app.errors import (
     WorkerCrashed,
     WorkerTimeout,
 )
-from app.vision.faces import Analysis, Embed
+from app.vision.faces import Analysis, Effort, Embed
 
 _ERRORS_BY_CODE: Final[dict[str, type[FacedexError]]] = {
     error.code: error
@@ -70,6 +70,8 @@ class EmbedderClient:
         request_id: str = "",
         client: str = "",
         model: str | None = None,
+        background: bool = False,
+        effort: Effort = "usual",
     ) -> Analysis:
         """Detect and embed the faces of one picture.
 
@@ -80,13 +82,15 @@ class EmbedderClient:
             request_id: for the pool's log.
             client: on whose behalf; the pool serves clients in turn.
             model: name of a pack; None is the pool's default.
+            background: take what others leave, and wait in a short queue of its own until the deadline.
+            effort: `thorough` looks in ever more tolerant ways until a face is found, which takes as many times as long.
 
         Returns:
             all faces, largest first.
 
         Raises:
             ImageError: the picture cannot be read, or workers have died of it.
-            PoolBusy: the queue is full.
+            PoolBusy: the queue is full, or the picture has waited in it for EMBEDDER_QUEUE_S.
             WorkerTimeout: no answer before the deadline.
             WorkerCrashed: two workers were lost on it.
             UnknownModel: no model of that name is loaded; the message names those that are.
@@ -106,6 +110,8 @@ class EmbedderClient:
                 request_id=request_id[:NAME_MAX_CHARS],
                 again=again,
                 early=len(image) <= _EARLY_MAX_BYTES and self.address.startswith("unix:"),
+                background=background,
+                effort=effort,
             )
 
         try:

@@ -8,8 +8,9 @@ from typing import Final
 
 import structlog
 
-from app.embedder.fair_queue import FairQueue
 from app.embedder.framing import Message
+from app.embedder.job import Job
+from app.embedder.lanes import Lanes
 from app.embedder.pool_metrics import PoolMetrics
 from app.embedder.waiting import Waiting
 from app.embedder.workers import Slot, WorkerProcess
@@ -42,14 +43,14 @@ class Crew:
         model: str,
         size: int,
         *,
-        queue_capacity: int,
+        lanes: Lanes,
         limits: RecycleLimits,
         fork: Callable[[Slot], WorkerProcess],
         metrics: PoolMetrics,
     ) -> None:
         self.model = model
         self.slots = [Slot(f"{model}-{number}", model) for number in range(1, size + 1)]
-        self.queue: FairQueue[Waiting] = FairQueue(queue_capacity)
+        self.lanes = lanes
         self._limits = limits
         self._fork = fork
         self._metrics = metrics
@@ -66,6 +67,22 @@ class Crew:
     def free_worker(self) -> WorkerProcess | None:
         """One that waits for a job."""
         return next((slot.process for slot in self.slots if slot.process is not None and slot.process.is_free), None)
+
+    def next_job(self, may_go: Callable[[Job], bool]) -> Waiting | None:
+        """The job that a free worker is to have now, taken out of its queue; None where there is none."""
+        return self.lanes.pop(
+            lambda waiting: may_go(waiting.job), background_may=self._background_may(), now_s=monotonic()
+        )
+
+    def _background_may(self) -> bool:
+        """Whether one more worker may take a job in the background: of several, one always stays for the others."""
+        if sum(slot.state != "failed" for slot in self.slots) == 1:
+            return True
+        return sum(process.job is None or not process.job.background for process in self._loaded()) > 1
+
+    def _loaded(self) -> list[WorkerProcess]:
+        """The workers that can work."""
+        return [slot.process for slot in self.slots if slot.process is not None and slot.process.loaded]
 
     def processes(self) -> Iterator[WorkerProcess]:
         """All that are alive."""
@@ -87,6 +104,8 @@ class Crew:
         """Take in what a worker has to say; the outcome of its job, where it has done one."""
         match event["event"]:
             case "loaded":
+                if not self._loaded():
+                    self.lanes.serve_from(monotonic())
                 process.loaded, process.contract, process.rss_bytes = True, event["contract"], event["rss_bytes"]
                 slot.came_up()
                 if process is slot.successor:
@@ -121,6 +140,8 @@ class Crew:
                 slot.problem = "a worker died while it loaded the model"
             # One that has come up, and died before it did anything, would do so again and again.
             slot.plan_restart(at_once=process.jobs > 0 or process.job is not None)
+            if not self._loaded():
+                self.lanes.stand_still()
 
     def reap(self) -> list[tuple[WorkerProcess, str]]:
         """The workers that have ended since the last call, and what of."""

@@ -6,9 +6,9 @@ from typing import Self
 
 from app.deadline import Deadline
 from app.embedder.framing import Message
-from app.embedder.protocol import EMBED_MODES
+from app.embedder.protocol import EFFORTS, EMBED_MODES
 from app.errors import InvalidImage, InvalidRequest, UploadTooLarge
-from app.vision.faces import Embed
+from app.vision.faces import Effort, Embed
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME_MAX_CHARS = 200
@@ -30,6 +30,8 @@ class Job:
         request_id: for the log.
         again: whether a worker died of it a moment ago.
         early: the picture follows at once: it is short enough to lie in the socket until a worker reads it.
+        background: it takes what others leave (`lanes.py`).
+        effort: how hard faces are looked for.
     """
 
     sha256: str
@@ -41,6 +43,8 @@ class Job:
     request_id: str
     again: bool
     early: bool = False
+    background: bool = False
+    effort: Effort = "usual"
 
     def to_message(self) -> Message:
         """What `from_message` reads.
@@ -59,6 +63,8 @@ class Job:
             "request_id": self.request_id,
             "again": self.again,
             "early": self.early,
+            "background": self.background,
+            "effort": self.effort,
         }
 
     @classmethod
@@ -85,10 +91,12 @@ class Job:
                 request_id=str(message["request_id"])[:NAME_MAX_CHARS],
                 again=bool(message["again"]),
                 early=bool(message["early"]),
+                background=bool(message["background"]),
+                effort=message["effort"],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest("The pool was asked for something that is no job.") from error
-        if not is_digest(job.sha256) or job.length < 0 or job.embed not in EMBED_MODES:
+        if not is_digest(job.sha256) or job.length < 0 or job.embed not in EMBED_MODES or job.effort not in EFFORTS:
             raise InvalidRequest("The pool was asked for a job that cannot be done.")
         if job.deadline.remaining_s() > _DEADLINE_MAX_S:
             raise InvalidRequest("The pool was asked for a job without a deadline.")

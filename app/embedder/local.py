@@ -6,7 +6,7 @@ from app.config import Settings
 from app.deadline import Deadline
 from app.errors import UnknownModel
 from app.vision.engine import load_engine
-from app.vision.faces import Analysis, Embed
+from app.vision.faces import Analysis, Effort, Embed
 from app.vision.packs import PackStore
 
 _HOW_TO_PREPARE = "start scripts/serve once, or run `flask --app wsgi models install dlib`"
@@ -28,7 +28,7 @@ class LocalEmbedder:
         self._engine = load_engine(store.get(model) if model else store.active(settings.face_model))
         self._lock = threading.Lock()
 
-    def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all") -> Analysis:
+    def analyze(self, image: bytes, *, deadline: Deadline, embed: Embed = "all", effort: Effort = "usual") -> Analysis:
         """Detect and embed the faces of one picture. Nothing can stop native code: the deadline is looked at in between.
 
         Raises:
@@ -36,4 +36,6 @@ class LocalEmbedder:
             WorkerTimeout: the deadline passed.
         """
         with self._lock:  # an engine belongs to one thread at a time
-            return self._engine.analyze(image, max_pixels=self._max_pixels, embed=embed, deadline=deadline)
+            return self._engine.analyze(
+                image, max_pixels=self._max_pixels, embed=embed, deadline=deadline, effort=effort
+            )

@@ -31,6 +31,7 @@ from app.embedder.fair_queue import QueueFull
 from app.embedder.framing import FramingError, Message
 from app.embedder.hangups import Hangups
 from app.embedder.job import Job, is_digest
+from app.embedder.lanes import Lane, Lanes, lane_of
 from app.embedder.listener import BACKLOG, open_listener, unlink_listener
 from app.embedder.pool_metrics import PoolMetrics
 from app.embedder.pool_report import exposition, pool_status
@@ -98,7 +99,11 @@ class Pool:
             model: Crew(
                 model,
                 size,
-                queue_capacity=settings.embedder_queue,
+                lanes=Lanes(
+                    settings.embedder_queue,
+                    settings.embedder_background_queue,
+                    wait_max_s=settings.embedder_queue_s,
+                ),
                 limits=limits,
                 fork=self._fork,
                 metrics=self._metrics,
@@ -170,7 +175,8 @@ class Pool:
 
     def _turn(self) -> None:
         burying = any(crew.is_burying for crew in self._crews.values())
-        events = self._selector.select(_BURYING_TICK_S if burying else _TICK_S)
+        next_due_s = min(crew.lanes.next_due_s() for crew in self._crews.values()) - time.monotonic()
+        events = self._selector.select(max(0.0, min(_BURYING_TICK_S if burying else _TICK_S, next_due_s)))
         for key, _ in sorted(events, key=lambda event: event[0].data[0]):
             if self._selector.get_map().get(key.fd) is key:  # unless what came before has settled it
                 key.data[1]()
@@ -184,11 +190,11 @@ class Pool:
             for process, cause in crew.reap():
                 if process.job is not None:
                     self._quarantine.explain(process.job.sha256, cause)
-            for waiting in [waiting for waiting in crew.queue if waiting.job.deadline.expired]:
+            for waiting in crew.lanes.overdue(time.monotonic()):
                 self._leave_queue(crew, waiting)
-                self._refuse(waiting, WorkerTimeout("The deadline passed while the picture waited."))
+                self._refuse(waiting, _waited_long_enough(waiting))
             if crew.problem is not None:
-                for waiting in list(crew.queue):
+                for waiting in list(crew.lanes):
                     self._leave_queue(crew, waiting)
                     self._refuse(waiting, ModelUnavailable(f"No model is loaded: {crew.problem}"))
         late_s = time.monotonic() - _HEADER_WITHIN_S
@@ -201,7 +207,7 @@ class Pool:
             return False
         if self._listener is not None:
             self._stop_listening()
-        working = self._reading or any(len(crew.queue) or crew.is_working for crew in self._crews.values())
+        working = self._reading or any(len(crew.lanes) or crew.is_working for crew in self._crews.values())
         return not working or time.monotonic() > self._stopping_at_s
 
     def _stop_listening(self) -> None:
@@ -286,7 +292,7 @@ class Pool:
                     raise InvalidRequest("Unknown operation of the worker pool.")
         except FacedexError as error:
             if message.get("op") == "analyze":
-                self._metrics.jobs.labels(error.code).inc()
+                self._metrics.jobs.labels(error.code, _lane_asked_for(message)).inc()
             reply(connection, error_message(error))
         except Exception:  # whatever it is about this question: the others' must go on
             log.exception("[WORKER] A question could not be answered")
@@ -297,7 +303,7 @@ class Pool:
 
     def _refuse(self, waiting: Waiting, error: FacedexError) -> None:
         """Answer a job that no worker gets."""
-        self._metrics.jobs.labels(error.code).inc()
+        self._metrics.jobs.labels(error.code, lane_of(waiting.job)).inc()
         reply(waiting.connection, error_message(error))
 
     # Jobs
@@ -316,10 +322,10 @@ class Pool:
             raise ModelUnavailable(f"No model is loaded: {crew.problem}")
         waiting = Waiting(job, connection, time.monotonic())
         if job.again and self._quarantine.strikes(job.sha256):  # it was in the queue before, and a worker died of it
-            crew.queue.push_first(job.client, waiting)
+            crew.lanes.push_first(waiting)
         else:
             try:
-                evicted = crew.queue.push(job.client, waiting)
+                evicted = crew.lanes.push(waiting)
             except QueueFull:
                 raise PoolBusy("All workers are busy and the queue is full; try again shortly.") from None
             if evicted is not None:
@@ -338,30 +344,33 @@ class Pool:
         """Its client has gone."""
         self._leave_queue(crew, waiting)
         waiting.connection.close()
-        self._metrics.jobs.labels("abandoned").inc()
+        self._metrics.jobs.labels("abandoned", lane_of(waiting.job)).inc()
 
     def _leave_queue(self, crew: Crew, waiting: Waiting) -> None:
-        crew.queue.discard(waiting.job.client, waiting)
+        crew.lanes.discard(waiting)
         self._hangups.forget(waiting.connection)
 
     def _dispatch(self, crew: Crew) -> None:
         while (worker := crew.free_worker()) is not None:
-            waiting = crew.queue.pop(lambda waiting: self._risks.may_go(waiting.job))
+            waiting = crew.next_job(self._risks.may_go)
             if waiting is None:
                 return
             self._hangups.forget(waiting.connection)
             if self._quarantine.holds(waiting.job.sha256):  # since it came
                 self._refuse(waiting, ImageQuarantined("Workers have died of this picture."))
                 continue
+            if crew.lanes.due_s(waiting) <= time.monotonic():  # a moment ago, while something else was to be done
+                self._refuse(waiting, _waited_long_enough(waiting))
+                continue
             worker.at_risk = not self._risks.is_proven(waiting.job)
             if worker.at_risk:  # recorded before the worker has it
                 self._risks.taken(waiting.job)
             if not worker.give(waiting.job, waiting.connection):
                 self._landed(worker, waiting.job)
-                crew.queue.push_first(waiting.job.client, waiting)
+                crew.lanes.push_first(waiting)
                 self._hangups.watch(waiting.connection, partial(self._leave, crew, waiting))
                 return  # its death is news that is still to come
-            self._metrics.queue_wait.observe(time.monotonic() - waiting.since_s)
+            self._metrics.queue_wait.labels(lane_of(waiting.job)).observe(time.monotonic() - waiting.since_s)
             waiting.connection.close()
 
     def _hear(self, slot: Slot, process: WorkerProcess) -> None:
@@ -379,20 +388,33 @@ class Pool:
             process.kill("nonsense")
             return
         if outcome is not None and job is not None:
-            self._metrics.jobs.labels(outcome).inc()
+            self._metrics.jobs.labels(outcome, lane_of(job)).inc()
             self._landed(process, job)
             if outcome not in _UNTRIED:
                 self._risks.survived(job)
 
     def _lost(self, process: WorkerProcess, job: Job) -> None:
         self._landed(process, job)
-        self._metrics.jobs.labels("worker_timeout" if process.kill_cause == "hang" else "worker_crashed").inc()
+        outcome = "worker_timeout" if process.kill_cause == "hang" else "worker_crashed"
+        self._metrics.jobs.labels(outcome, lane_of(job)).inc()
         self._risks.killed(job, process.kill_cause or "unknown")
 
     def _landed(self, process: WorkerProcess, job: Job) -> None:
         if process.at_risk:
             process.at_risk = False
             self._risks.landed(job)
+
+
+def _waited_long_enough(waiting: Waiting) -> FacedexError:
+    """What a job is told that no worker has taken in time."""
+    if waiting.job.deadline.expired:
+        return WorkerTimeout("The deadline passed while the picture waited.")
+    return PoolBusy("The picture has waited in the queue as long as it may; try again shortly.")
+
+
+def _lane_asked_for(message: Message) -> Lane:
+    """Of a job that may not even be one."""
+    return "background" if message.get("background") is True else "ordinary"
 
 
 def pool_models(settings: Settings) -> dict[str, int]:

@@ -10,13 +10,15 @@ class PoolMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.jobs = self._counter("facedex_pool_jobs_total", "Jobs by outcome: ok, or the error's code", ["outcome"])
+        self.jobs = self._counter(
+            "facedex_pool_jobs_total", "Jobs by outcome: ok, or the error's code", ["outcome", "lane"]
+        )
         self.ends = self._counter(
             "facedex_pool_worker_restarts_total", "Workers that were replaced, by cause", ["cause"]
         )
-        self.queue_wait = self._histogram("facedex_pool_queue_wait_seconds", "Time from arrival to a worker")
-        self.job_time = self._histogram("facedex_pool_job_seconds", "Time that a worker held a job")
-        self.queue_length = self._gauge("facedex_pool_queue_length", "Jobs that wait for a worker", ["model"])
+        self.queue_wait = self._histogram("facedex_pool_queue_wait_seconds", "Time from arrival to a worker", ["lane"])
+        self.job_time = self._histogram("facedex_pool_job_seconds", "Time that a worker held a job", [])
+        self.queue_length = self._gauge("facedex_pool_queue_length", "Jobs that wait for a worker", ["model", "lane"])
         self.quarantined = self._gauge("facedex_pool_quarantined_pictures", "Pictures that no worker gets any more", [])
         self.state = self._gauge(
             "facedex_pool_worker_state", "1 for what a worker is doing", ["worker", "model", "state"]
@@ -33,5 +35,5 @@ class PoolMetrics:
     def _gauge(self, name: str, documentation: str, labels: list[str]) -> Gauge:
         return Gauge(name, documentation, labels, registry=self._registry)
 
-    def _histogram(self, name: str, documentation: str) -> Histogram:
-        return Histogram(name, documentation, registry=self._registry, buckets=_SECONDS)
+    def _histogram(self, name: str, documentation: str, labels: list[str]) -> Histogram:
+        return Histogram(name, documentation, labels, registry=self._registry, buckets=_SECONDS)

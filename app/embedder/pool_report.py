@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 
 from app.embedder.crew import Crew
+from app.embedder.lanes import LANES, lane_of
 from app.embedder.pool_metrics import PoolMetrics
 from app.embedder.status import PoolStatus, WorkerStatus
 from app.embedder.workers import STATES, Slot
@@ -13,14 +14,16 @@ def pool_status(crews: Iterable[Crew], default_model: str, quarantined: int) -> 
     """What each worker is doing."""
     crews = list(crews)
     workers = tuple(_worker_status(slot) for crew in crews for slot in crew.slots)
-    return PoolStatus(default_model, workers, sum(len(crew.queue) for crew in crews), quarantined)
+    waiting = {lane: sum(crew.lanes.length(lane) for crew in crews) for lane in LANES}
+    return PoolStatus(default_model, workers, waiting["ordinary"], waiting["background"], quarantined)
 
 
 def exposition(metrics: PoolMetrics, crews: Iterable[Crew], quarantined: int) -> bytes:
     """The counters, with the gauges as they are now, in Prometheus' text format."""
     metrics.quarantined.set(quarantined)
     for crew in crews:
-        metrics.queue_length.labels(crew.model).set(len(crew.queue))
+        for lane in LANES:
+            metrics.queue_length.labels(crew.model, lane).set(crew.lanes.length(lane))
         for slot in crew.slots:
             for state in STATES:
                 metrics.state.labels(slot.name, slot.model, state).set(state == slot.state)
@@ -39,5 +42,6 @@ def _worker_status(slot: Slot) -> WorkerStatus:
         problem=slot.problem,
         jobs=process.jobs if process else 0,
         rss_bytes=process.rss_bytes if process else 0,
+        lane=lane_of(process.job) if process and process.job else None,
         busy_s=time.monotonic() - process.job_since_s if process and process.job else 0.0,
     )

@@ -9,9 +9,10 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array
+from app.vision.faces import Analysis, Box, Effort, Embed, Face, FaceQuality, Float32Array
 
 EMBED_MODES: Final[tuple[Embed, ...]] = get_args(Embed)
+EFFORTS: Final[tuple[Effort, ...]] = get_args(Effort)
 
 
 def encode_vector(vector: Float32Array) -> str:
@@ -33,6 +34,7 @@ def dump_analysis(analysis: Analysis) -> bytes:
             "model": analysis.model,
             "contract": analysis.contract,
             "timings_ms": analysis.timings_ms,
+            "strategy": analysis.strategy,
             "faces": [_face_to_json(face) for face in analysis.faces],
         }
     ).encode()
@@ -48,6 +50,7 @@ def load_analysis(body: bytes) -> Analysis:
         model=data["model"],
         contract=data["contract"],
         timings_ms=data["timings_ms"],
+        strategy=data["strategy"],
     )
 
 
@@ -58,6 +61,8 @@ def _face_to_json(face: Face) -> dict[str, Any]:
         "landmarks": np.asarray(face.landmarks, dtype=np.float64).round(2).tolist(),
         "size_px": face.quality.size_px,
         "sharpness": face.quality.sharpness,
+        "brightness": face.quality.brightness,
+        "turn": face.quality.turn,
         "embedding": None if face.embedding is None else encode_vector(face.embedding),
     }
 
@@ -67,6 +72,6 @@ def _face_from_json(data: dict[str, Any]) -> Face:
         box=Box(*data["box"]),
         score=data["score"],
         landmarks=np.asarray(data["landmarks"], dtype=np.float32),
-        quality=FaceQuality(size_px=data["size_px"], sharpness=data["sharpness"]),
+        quality=FaceQuality(data["size_px"], data["sharpness"], data["brightness"], data["turn"]),
         embedding=None if data["embedding"] is None else decode_vector(data["embedding"]),
     )

@@ -17,6 +17,7 @@ class WorkerStatus:
         problem: why the model cannot be loaded.
         jobs: how many the process has done.
         rss_bytes: its memory after the last of them.
+        lane: `ordinary` or `background`, of the job that it is working on; None where it has none.
         busy_s: for how long it has been working on its job.
     """
 
@@ -28,6 +29,7 @@ class WorkerStatus:
     problem: str | None
     jobs: int
     rss_bytes: int
+    lane: str | None
     busy_s: float
 
     @property
@@ -43,20 +45,24 @@ class PoolStatus:
     Attributes:
         default_model: name of the pack that is taken where none is asked for.
         workers: all of them.
-        queue_length: jobs that wait.
+        queue_length: ordinary jobs that wait.
+        background_queue_length: jobs in the background that wait.
         quarantined: pictures that no worker gets any more.
     """
 
     default_model: str
     workers: tuple[WorkerStatus, ...]
     queue_length: int
+    background_queue_length: int
     quarantined: int
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Of what the pool answered."""
         workers = tuple(WorkerStatus(**worker) for worker in data["workers"])
-        return cls(data["default_model"], workers, data["queue_length"], data["quarantined"])
+        return cls(
+            data["default_model"], workers, data["queue_length"], data["background_queue_length"], data["quarantined"]
+        )
 
     @property
     def contract(self) -> str | None:

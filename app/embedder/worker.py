@@ -115,7 +115,11 @@ class Worker:
             if hashlib.sha256(image).hexdigest() != job.sha256:  # else one picture could be blamed for another's harm
                 raise InvalidRequest("The picture is not the one that was announced.")
             analysis = self._engine.analyze(
-                image, max_pixels=self._settings.max_image_pixels, embed=job.embed, deadline=job.deadline
+                image,
+                max_pixels=self._settings.max_image_pixels,
+                embed=job.embed,
+                deadline=job.deadline,
+                effort=job.effort,
             )
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")

@@ -15,7 +15,6 @@ from app.db.job_files import NewFile, store_files
 from app.db.jobs import enqueue
 from app.db.work_models import Job
 from app.enrolment.archives import Archive, Member
-from app.enrolment.images import content_type_of
 from app.enrolment.import_names import folders_around, is_litter, label_of, require_safe, shown
 from app.enrolment.lookup import find_domain
 from app.errors import (
@@ -26,6 +25,7 @@ from app.errors import (
     UnsupportedImage,
     UploadTooLarge,
 )
+from app.vision.formats import HEAD_BYTES, media_type
 
 IMPORT: Final = "import"
 """The kind of the job."""
@@ -118,7 +118,7 @@ class _Files:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
-        if content_type_of(data) == "application/octet-stream":
+        if media_type(data[:HEAD_BYTES]) is None:
             raise UnsupportedImage("The file is no picture of an accepted format: JPEG, PNG, WebP, BMP.")
         digest = hashlib.sha256(data).digest()
         if (label, digest) in self._seen:

@@ -12,6 +12,7 @@ from app.audit import record
 from app.db.domains import lock_domain
 from app.db.job_files import rename_files
 from app.db.models import GalleryTombstone, Person
+from app.db.references import move_photos
 from app.db.session import Database
 from app.db.templates import delete_person, move_templates
 from app.enrolment.images import ImageStore
@@ -43,7 +44,7 @@ class MergeService:
         """Give all that is of `other` to the person of `label`, and forget `other`; all of it or nothing.
 
         The person keeps label, names, metadata and validity, and takes over the external id where they have none. Pictures
-        that both have are kept once.
+        and reference photos that both have are kept once.
 
         Args:
             label, other: each a label, an external id or an id, in this order.
@@ -67,6 +68,7 @@ class MergeService:
             moved, dropped = move_templates(session, domain_id, source.id, target.id)
             _move_rejections(session, source, target)
             rename_files(session, domain_id, source.label, target.label)
+            move_photos(session, domain_id, source.id, target.id)
             delete_person(session, domain_id, source_id)
             session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id

@@ -92,16 +92,8 @@ class PersonService:
             DomainNotFound: no such domain.
             PersonExists: the label or the external id is another person's.
         """
-        label = clean_name(label, "label")
-        shown = label if display_name is None else clean_name(display_name, "display name")
-        kept = _checked(details or PersonDetails())
         with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
-            lock_domain(session, domain_id)
-            person = add_person(session, domain_id, label, shown, kept)
-            info = read(session, person)
-            record(session, "person.created", domain_id=domain_id, persons=[person.id])
-            return info
+            return read(session, new_person(session, domain, label, display_name, details))
 
     def list(
         self, domain: str, *, limit: int, cursor: str | None, contains: str | None, external_id: str | None = None
@@ -170,6 +162,23 @@ class PersonService:
                     session, "person.changed", domain_id=domain_id, persons=[person.id], fields=",".join(change.fields)
                 )
             return info
+
+
+def new_person(
+    session: Session, domain: str, label: str, display_name: str | None, details: PersonDetails | None = None
+) -> Person:
+    """Make a person without faces, and leave an event of it; locks the domain.
+
+    Raises: as `PersonService.create`.
+    """
+    label = clean_name(label, "label")
+    shown = label if display_name is None else clean_name(display_name, "display name")
+    kept = _checked(details or PersonDetails())
+    domain_id = find_domain(session, domain).id
+    lock_domain(session, domain_id)
+    person = add_person(session, domain_id, label, shown, kept)
+    record(session, "person.created", domain_id=domain_id, persons=[person.id])
+    return person
 
 
 def add_person(

@@ -11,11 +11,12 @@ from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.boxes import clipped_box
 from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
-from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Box, Effort, Embed, Face, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
-from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
-from app.vision.quality import sharpness
+from app.vision.pipeline import check_embedder, run_pipeline
+from app.vision.quality import measure
 from app.vision.runtime import open_session
+from app.vision.strategies import AlignedFace, MinScores
 
 # dlib's frontal detector slides a window of 80 pixels over the picture and over ever smaller copies of it.
 _WINDOW_PX = 80
@@ -24,7 +25,7 @@ _WINDOW_PX = 80
 MIN_FACE_PX = 40
 MIN_FACE_SHARE = 0.04
 # Of the faces of lfw10 the least certain has 0.26; what dlib would add below 0.1 are badges and folds of cloth.
-_MIN_SCORE = 0.1
+MIN_SCORES = MinScores(certain=0.4, strict=0.1, tolerant=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,13 @@ class DlibEngine:
         return self._pack
 
     def analyze(
-        self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline = NO_DEADLINE
+        self,
+        image_bytes: bytes,
+        *,
+        max_pixels: int,
+        embed: Embed = "all",
+        deadline: Deadline = NO_DEADLINE,
+        effort: Effort = "usual",
     ) -> Analysis:
         """See `app.vision.engine.FaceEngine.analyze`."""
         return run_pipeline(
@@ -64,23 +71,25 @@ class DlibEngine:
             max_pixels=max_pixels,
             embed=embed,
             deadline=deadline,
+            effort=effort,
             find_faces=self._find_faces,
+            scores=MIN_SCORES,
             embed_chips=self._embed,
             chips_at_once=1,  # a batch gains a tenth of the time and multiplies the memory
         )
 
-    def _find_faces(self, image_bgr: UInt8Array) -> list[AlignedFace]:
-        return [self._align(image_bgr, detection) for detection in self._detect(image_bgr)]
+    def _find_faces(self, image_bgr: UInt8Array, zoom: float, min_score: float) -> list[AlignedFace]:
+        return [self._align(image_bgr, detection) for detection in self._detect(image_bgr, zoom, min_score)]
 
-    def _detect(self, image_bgr: UInt8Array) -> list[_Detection]:
+    def _detect(self, image_bgr: UInt8Array, zoom: float, min_score: float) -> list[_Detection]:
         height, width = image_bgr.shape[:2]
-        scale = _WINDOW_PX / max(MIN_FACE_PX, MIN_FACE_SHARE * max(height, width))
+        scale = zoom * _WINDOW_PX / max(MIN_FACE_PX, MIN_FACE_SHARE * max(height, width))
         size = round(width * scale), round(height * scale)
         if min(size) < _WINDOW_PX // 2:
             return []  # a stripe too narrow for any face that is looked for
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         searched = cv2.cvtColor(cv2.resize(image_bgr, size, interpolation=interpolation), cv2.COLOR_BGR2RGB)
-        rects, scores, _ = self._detector.run(searched, 0, _MIN_SCORE)
+        rects, scores, _ = self._detector.run(searched, 0, min_score)
         detections = []
         for rect, score in zip(rects, scores, strict=True):
             # dlib's right and bottom are the last pixels inside.
@@ -102,7 +111,9 @@ class DlibEngine:
         shape = self._predictor(crop, dlib.translate_rect(rect, dlib.point(-x0, -y0)))
         chip: UInt8Array = dlib.get_face_chip(crop, shape, CHIP_SIZE_PX, CHIP_PADDING)
         landmarks = np.array([(part.x + x0, part.y + y0) for part in shape.parts()], np.float32)
-        quality = FaceQuality(min(detection.box.w, detection.box.h), sharpness(chip))
+        # Corners of the eye that is right as seen, those of the other, and the nose.
+        eyes = np.stack([landmarks[2:4].mean(axis=0), landmarks[:2].mean(axis=0)])
+        quality = measure(min(detection.box.w, detection.box.h), chip, eyes, landmarks[4])
         return Face(detection.box, detection.score, landmarks, quality), chip
 
     def _embed(self, chips: Sequence[UInt8Array]) -> Float32Array:

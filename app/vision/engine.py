@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from app.deadline import NO_DEADLINE, Deadline
-from app.vision.faces import Analysis, Embed
+from app.vision.faces import Analysis, Effort, Embed
 from app.vision.packs import InstalledPack
 
 
@@ -16,7 +16,13 @@ class FaceEngine(Protocol):
         ...
 
     def analyze(
-        self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline = NO_DEADLINE
+        self,
+        image_bytes: bytes,
+        *,
+        max_pixels: int,
+        embed: Embed = "all",
+        deadline: Deadline = NO_DEADLINE,
+        effort: Effort = "usual",
     ) -> Analysis:
         """Find the faces of one picture and embed them.
 
@@ -25,6 +31,7 @@ class FaceEngine(Protocol):
             max_pixels: largest width times height that is decoded.
             embed: which faces get an embedding: all, the largest only, or none.
             deadline: looked at between the steps; none of them is broken off.
+            effort: `thorough` goes on where the usual look finds no face, see `app.vision.strategies`.
 
         Returns:
             All faces, largest box first; none is an answer, not an error. `timings_ms` has `decode`, `detect`, `embed`.

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 # Which faces get an embedding: all, the largest only, or none.
 Embed = Literal["all", "largest", "none"]
+# How hard faces are looked for: as in every picture, or in all ways there are until one is found (`app.vision.strategies`).
+Effort = Literal["usual", "thorough"]
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -39,10 +41,15 @@ class FaceQuality:
     Attributes:
         size_px: the shorter side of the box, in pixels.
         sharpness: variance of the Laplacian of the aligned grey face, comparable within one pack only.
+        brightness: mean grey value of the aligned face's middle, 0 to 255; None where it was not measured.
+        turn: how far the nose is off the middle between the eyes, as a share of their distance: 0 looks straight ahead,
+            positive is towards the picture's right; None where it was not measured.
     """
 
     size_px: int
     sharpness: float
+    brightness: float | None = None
+    turn: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +82,7 @@ class Analysis:
         model: name of the pack that made it.
         contract: id of the embedding contract, `EmbeddingContract.id`.
         timings_ms: time by stage: decode, detect, embed.
+        strategy: the way of looking that found them; `none` where every way was tried in vain.
     """
 
     width_px: int
@@ -83,6 +91,7 @@ class Analysis:
     model: str
     contract: str
     timings_ms: dict[str, float] = field(default_factory=dict)
+    strategy: str = "usual"
 
 
 def summed_timings(analyses: Iterable[Analysis]) -> dict[str, float]:

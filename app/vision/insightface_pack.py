@@ -11,14 +11,15 @@ from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.alignment import CHIP_SIZE_PX, align_face, fits_template
 from app.vision.boxes import clipped_box
-from app.vision.faces import Analysis, Embed, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Effort, Embed, Face, Float32Array, UInt8Array
 from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
-from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
-from app.vision.quality import sharpness
+from app.vision.pipeline import check_embedder, run_pipeline
+from app.vision.quality import measure
 from app.vision.runtime import open_session
+from app.vision.strategies import AlignedFace, MinScores
 
-_MIN_SCORE = 0.5
+MIN_SCORES = MinScores(certain=0.75, strict=0.5, tolerant=0.47)
 # SCRFD sees faces of some 20 to 300 pixels, whatever the size of the picture it is given. So the picture is searched at
 # the size where the faces asked for are that large: (long side of the picture up to, long side when searched).
 _SEARCH_SIDES = ((640, 320), (1280, 640))
@@ -44,7 +45,7 @@ class InsightfaceEngine:
         self._chips_at_once = 1 if isinstance(self._embedder.input_shape[0], int) else _BATCH
         check_embedder(pack, self._embed, CHIP_SIZE_PX)
         try:
-            self._find_faces(np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8))
+            self._find_faces(np.zeros((CHIP_SIZE_PX, CHIP_SIZE_PX, 3), np.uint8), 1.0, MIN_SCORES.strict)
         except Exception as error:  # what the runtime makes of a graph of another kind has no common class
             if is_lack_of_memory(error):
                 raise MemoryError from error
@@ -56,7 +57,13 @@ class InsightfaceEngine:
         return self._pack
 
     def analyze(
-        self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline = NO_DEADLINE
+        self,
+        image_bytes: bytes,
+        *,
+        max_pixels: int,
+        embed: Embed = "all",
+        deadline: Deadline = NO_DEADLINE,
+        effort: Effort = "usual",
     ) -> Analysis:
         """See `app.vision.engine.FaceEngine.analyze`."""
         return run_pipeline(
@@ -65,28 +72,31 @@ class InsightfaceEngine:
             max_pixels=max_pixels,
             embed=embed,
             deadline=deadline,
+            effort=effort,
             find_faces=self._find_faces,
+            scores=MIN_SCORES,
             embed_chips=self._embed,
             chips_at_once=self._chips_at_once,
         )
 
-    def _find_faces(self, image_bgr: UInt8Array) -> list[AlignedFace]:
+    def _find_faces(self, image_bgr: UInt8Array, zoom: float, min_score: float) -> list[AlignedFace]:
         height, width = image_bgr.shape[:2]
-        scale = self._search_side(max(height, width)) / max(height, width)
+        scale = self._search_side(max(height, width), zoom) / max(height, width)
         if min(height, width) * scale < _MIN_SHORT_SIDE_PX:
             return []  # a stripe too narrow for any face that is looked for
         searched, sizes = self._searched_picture(image_bgr, scale)
-        detections, landmarks = self._detector.detect(searched, input_size=sizes, det_thresh=_MIN_SCORE)
+        detections, landmarks = self._detector.detect(searched, input_size=sizes, det_thresh=min_score)
         found = (
             _aligned_face(image_bgr, detection[:4] / scale, float(detection[4]), points / scale)
             for detection, points in zip(detections, landmarks, strict=True)
         )
         return [face for face in found if face is not None]
 
-    def _search_side(self, long_side: int) -> int:
+    def _search_side(self, long_side: int, zoom: float) -> int:
         if self._detector.static_input_size is not None:
-            return int(min(self._detector.static_input_size))
-        return next((side for up_to, side in _SEARCH_SIDES if long_side <= up_to), _LARGEST_SEARCH_SIDE)
+            return round(int(min(self._detector.static_input_size)) * min(1.0, zoom))
+        side = next((side for up_to, side in _SEARCH_SIDES if long_side <= up_to), _LARGEST_SEARCH_SIDE)
+        return round(side * zoom)
 
     def _searched_picture(self, image_bgr: UInt8Array, scale: float) -> tuple[UInt8Array, list[tuple[int, int]]]:
         """The picture scaled, black below and right of it, and the sizes (width, height) at which it is searched."""
@@ -113,7 +123,7 @@ def _aligned_face(
     if box is None or not fits_template(landmarks):
         return None
     chip = align_face(image_bgr, landmarks)
-    quality = FaceQuality(min(box.w, box.h), sharpness(chip))
+    quality = measure(min(box.w, box.h), chip, landmarks[:2], landmarks[2])
     return Face(box, score, landmarks.astype(np.float32), quality), chip
 
 

@@ -9,13 +9,11 @@ import numpy as np
 
 from app.deadline import Deadline
 from app.errors import InvalidPack, WorkerTimeout
-from app.vision.faces import Analysis, Embed, Face, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Effort, Embed, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
 from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
-
-# A face without its embedding, and its aligned chip, uint8, (S, S, 3).
-AlignedFace = tuple[Face, UInt8Array]
+from app.vision.strategies import AlignedFace, Detect, MinScores, search
 
 
 def run_pipeline(
@@ -25,14 +23,17 @@ def run_pipeline(
     max_pixels: int,
     embed: Embed,
     deadline: Deadline,
-    find_faces: Callable[[UInt8Array], list[AlignedFace]],
+    effort: Effort,
+    find_faces: Detect,
+    scores: MinScores,
     embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
     chips_at_once: int,
 ) -> Analysis:
     """Decode, find and embed; `FaceEngine.analyze` says what comes back and which errors.
 
     Args:
-        find_faces: picture, uint8, (H, W, 3), BGR, to its aligned faces in any order.
+        find_faces: gives aligned faces in any order.
+        scores: from which on it is to be believed.
         embed_chips: N >= 1 chips to float32, (N, D), of any length.
         chips_at_once: largest N; between one call and the next the deadline is looked at.
 
@@ -41,7 +42,7 @@ def run_pipeline(
     """
     embed_many = _in_chunks(embed_chips, chips_at_once, deadline)
     try:
-        return _run(pack, image_bytes, max_pixels, embed, deadline, find_faces, embed_many)
+        return _run(pack, image_bytes, max_pixels, embed, deadline, effort, find_faces, scores, embed_many)
     except Exception as error:
         if is_lack_of_memory(error):
             raise MemoryError from error
@@ -54,14 +55,17 @@ def _run(
     max_pixels: int,
     embed: Embed,
     deadline: Deadline,
-    find_faces: Callable[[UInt8Array], list[AlignedFace]],
+    effort: Effort,
+    find_faces: Detect,
+    scores: MinScores,
     embed_chips: Callable[[Sequence[UInt8Array]], Float32Array],
 ) -> Analysis:
     times = [time.perf_counter()]
     image_bgr = decode_image(image_bytes, max_pixels=max_pixels)
     times.append(time.perf_counter())
     _check(deadline, "decoded")
-    found = sorted(find_faces(image_bgr), key=_largest_first)
+    found, strategy = search(image_bgr, find_faces, scores, effort, lambda: _check(deadline, "searched"))
+    found.sort(key=_largest_first)
     times.append(time.perf_counter())
     faces = _with_embeddings(found, found[: _EMBEDDED[embed]], embed_chips)
     times.append(time.perf_counter())
@@ -73,6 +77,7 @@ def _run(
         model=pack.manifest.name,
         contract=pack.manifest.contract.id,
         timings_ms=dict(zip(("decode", "detect", "embed"), spans_ms, strict=True)),
+        strategy=strategy,
     )
 
 

@@ -50,8 +50,10 @@ class MadeUpPool(EmbedderClient):
 def pool_status(model: str, contract: str | None) -> PoolStatus:
     """What a pool of one worker says: idle, or without a model where there is no contract."""
     state, problem = ("idle", None) if contract is not None else ("failed", "the model is damaged")
-    worker = WorkerStatus(f"{model}-1", model, contract, state, None, problem, jobs=0, rss_bytes=0, busy_s=0.0)
-    return PoolStatus(model, (worker,), queue_length=0, quarantined=0)
+    worker = WorkerStatus(
+        f"{model}-1", model, contract, state, None, problem, jobs=0, rss_bytes=0, lane=None, busy_s=0.0
+    )
+    return PoolStatus(model, (worker,), queue_length=0, background_queue_length=0, quarantined=0)
 
 
 def made_up_face(image: bytes) -> Face:

@@ -17,7 +17,7 @@ import numpy as np
 from app.deadline import Deadline
 from app.embedder.pool import main
 from app.vision.engine import FaceEngine, load_engine
-from app.vision.faces import Analysis, Embed
+from app.vision.faces import Analysis, Effort, Embed
 from app.vision.packs import InstalledPack
 
 ENVIRONMENT: Final = "FACEDEX_TEST_FAULTS"
@@ -72,11 +72,19 @@ class FaultyEngine:
     def pack(self) -> InstalledPack:
         return self._engine.pack
 
-    def analyze(self, image_bytes: bytes, *, max_pixels: int, embed: Embed = "all", deadline: Deadline) -> Analysis:
+    def analyze(
+        self,
+        image_bytes: bytes,
+        *,
+        max_pixels: int,
+        embed: Embed = "all",
+        deadline: Deadline,
+        effort: Effort = "usual",
+    ) -> Analysis:
         name, _, when = self._faults.get(hashlib.sha256(image_bytes).hexdigest(), "").partition("@")
         if name and not (when == "embed" and embed == "none"):
             FAULTS[name]()
-        return self._engine.analyze(image_bytes, max_pixels=max_pixels, embed=embed, deadline=deadline)
+        return self._engine.analyze(image_bytes, max_pixels=max_pixels, embed=embed, deadline=deadline, effort=effort)
 
 
 FAULTS: Final = {fault.__name__: fault for fault in (segfault, abort, hang, bomb, leak, dawdle)}

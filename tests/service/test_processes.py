@@ -115,9 +115,9 @@ def test_readiness_tells_anybody_what_each_worker_does_and_no_process_ids(servic
     names = [worker.name for worker in service.embedder().status().workers]
     assert [worker["name"] for worker in pool["workers"]] == names == [f"dlib-{n + 1}" for n in range(len(names))]
     for worker in pool["workers"]:
-        assert set(worker) == {"name", "model", "state"}
+        assert set(worker) == {"name", "model", "state", "lane"}
         assert (worker["model"], worker["state"]) in {("dlib", "idle"), ("dlib", "busy")}
-    assert pool["queue_length"] == 0
+    assert pool["queue_length"] == pool["background_queue_length"] == 0
     assert (pool["model"], pool["contract"]) == ("dlib", service.embedder().status().contract)
 
 
@@ -144,7 +144,7 @@ def test_metrics_are_the_webs_and_the_pools(service, http):
         assert "facedex_http_requests_total" in text
         families = [family.name for family in text_string_to_metric_families(text)]
         assert len(families) == len(set(families))
-        found = re.findall(r'^facedex_pool_jobs_total\{outcome="ok"\} (\S+)$', text, re.M)
+        found = re.findall(r'^facedex_pool_jobs_total\{lane="ordinary",outcome="ok"\} (\S+)$', text, re.M)
         return float(found[0]) if found else 0.0
 
     before = jobs()
