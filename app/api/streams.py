@@ -19,7 +19,6 @@ from app.errors import (
     Unauthenticated,
     WrongSessionToken,
 )
-from app.sessions.service import SessionService, SessionStream
 from app.streaming.handshake import Opened, check_origin, open_protocol, presented_token
 from app.streaming.places import Place
 from app.streaming.session import Streamed
@@ -88,19 +87,6 @@ class _HandOver(Response):
         raise StopIteration
 
 
-class _Session:
-    """The session as the stream needs it: it can also be cancelled."""
-
-    def __init__(self, stream: SessionStream, sessions: SessionService) -> None:
-        self.look, self.drop, self.finish, self.close = stream.look, stream.drop, stream.finish, stream.close
-        self._id = stream.id
-        self._sessions = sessions
-
-    def cancel(self) -> dict[str, Any]:
-        info = self._sessions.cancel(self._id)
-        return {"type": "result", "result": info.result or {"outcome": info.state}}
-
-
 def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
     settings, sessions = services().settings, services().sessions
     try:
@@ -124,14 +110,14 @@ def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
         stream.close()
 
     g.abandon_stream = abandon
-    place.belongs_to(stream.reach.client)
+    place.belongs_to(stream.client)
     streamed = Streamed(
         id=stream.id,
-        client=stream.reach.client,
+        client=stream.client,
         reach=stream.reach,
         remaining_s=stream.remaining_s,
         greeting=stream.greeting(),
-        session=_Session(stream, sessions),
+        session=stream,
         request_id=g.request_id,
     )
     return streamed, opened
