@@ -12,6 +12,7 @@ FacedexError
 │   ├── MergeWithItself         a person to be merged with themselves
 │   ├── SamePerson              a face said not to be a person's, and to be that person's
 │   ├── UpgradeRequired         a WebSocket is asked for as if it were a page
+│   ├── BenchmarkImpossible     there is nothing to measure with
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
@@ -176,6 +177,12 @@ class UpgradeRequired(InvalidRequest):
     """The path is a WebSocket's, and the request does not ask for one."""
 
     code = "upgrade_required"
+
+
+class BenchmarkImpossible(InvalidRequest):
+    """The client has no face, the photo has none, or what is to be measured does not work."""
+
+    code = "benchmark_impossible"
 
 
 class ClientGone(InvalidRequest):

@@ -30,6 +30,7 @@ PROBLEMS: dict[type[errors.FacedexError], tuple[int, str]] = {
     errors.MergeWithItself: (422, "Merge with itself"),
     errors.SamePerson: (422, "Same person"),
     errors.UpgradeRequired: (426, "WebSocket expected"),
+    errors.BenchmarkImpossible: (400, "Nothing to measure with"),
     errors.ClientGone: (499, "Client hung up"),  # nginx's status for it, for the log
     errors.ImageError: (422, "Unusable picture"),
     errors.InvalidImage: (422, "Not a readable picture"),
