@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final, Never
 
 from flask import Response, g, request
+from flask.sansio.blueprints import BlueprintSetupState
 from flask_openapi3 import APIBlueprint, Tag
+from werkzeug.routing import Rule
 
 from app.api.access import token_access
 from app.api.openapi import PROBLEM, PROBLEM_RESPONSES, ViewReturn
@@ -23,6 +25,7 @@ from app.streaming.handshake import Opened, check_origin, open_protocol, present
 from app.streaming.places import Place
 from app.streaming.session import Streamed
 
+_PATH: Final = "/v1/sessions/<session_id>/stream"
 _TOKEN_SECURITY: Final[list[dict[str, list[Any]]]] = [{"session": []}]
 _HANDSHAKE_HEADERS: Final = ("Host", "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version")
 _PROTOCOL_HEADER: Final = "Sec-Websocket-Protocol"
@@ -37,7 +40,7 @@ bp = APIBlueprint(
 
 
 @bp.get(
-    "/v1/sessions/<session_id>/stream",
+    _PATH,
     responses={
         101: {"description": "The WebSocket is open: frames in, one JSON message out for each (docs/api.md)"},
         426: PROBLEM | {"description": "The request does not ask for a WebSocket"},
@@ -59,6 +62,13 @@ def stream_frames(path: SessionPath) -> ViewReturn:
         services().streams.hand_over(taken, opened, streamed, place)
 
     return _HandOver(connection, take)
+
+
+@bp.record_once
+def _match_websockets(state: BlueprintSetupState) -> None:
+    """Werkzeug matches what asks for a WebSocket with no other rules than such."""
+    endpoint = f"{bp.name}.{stream_frames.__name__}"
+    state.app.url_map.add(Rule(_PATH, endpoint=endpoint, methods=["GET"], websocket=True))
 
 
 @bp.teardown_request

@@ -89,7 +89,14 @@ def send_until_it_fails(client: socket.socket, data: bytes, times: int) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [b"\xff\xff\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n", b"\x82\x01x", frame(3), frame(0), frame(_PING, b"x" * 126)],
+    [
+        b"\xff\xff\xff\xff\xff\xff",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x82\x01x",
+        frame(3),
+        frame(0),
+        frame(_PING, b"x" * 126),
+    ],
     ids=["noise", "http", "unmasked", "unknown opcode", "a continuation of nothing", "a long ping"],
 )
 def test_what_is_no_frame_ends_the_connection(server, first):
