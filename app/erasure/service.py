@@ -28,6 +28,7 @@ from app.db.idempotency import Claim
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
 from app.db.references import photo_counts
 from app.db.session import Database
+from app.db.sessions import erase_sessions
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person
@@ -192,6 +193,9 @@ class ErasureService:
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
             "reference_photos": photo_counts(session, domain.id, person.id).total,
+            "sessions": erase_sessions(
+                session, domain.id, person.id, (label for label in labels if label not in others)
+            ),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
         close_requests(session, domain.id, person.id)
