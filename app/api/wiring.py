@@ -20,6 +20,7 @@ from app.enrolment.duplicates import DuplicateService
 from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
+from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
 from app.enrolment.references import ReferenceService
@@ -40,6 +41,7 @@ from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
 from app.sessions.service import SessionService
 from app.streaming.server import StreamServer
+from app.verification.person import PersonVerificationService
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -67,8 +69,10 @@ class Services:
     references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
+    person_verification: PersonVerificationService
     sessions: SessionService
     long_requests: LongRequests
     keeper: KeyKeeper
@@ -114,8 +118,10 @@ def build_services(settings: Settings) -> Services:
         ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
+        jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
+        person_verification=PersonVerificationService(database, breaker, embedder, packs),
         sessions=SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended),
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
@@ -161,13 +167,17 @@ def build_app(settings: Settings) -> OpenAPI:
         embeddings,
         faces,
         health,
+        imports,
+        jobs,
         keys,
         persons,
         recognize,
         references,
         rejections,
+        sessions,
         streams,
         verify,
+        verify_person,
     )
     from app.api.access import open_to_every_key
     from app.api.auth import BROWSER_PREFIXES
@@ -194,8 +204,20 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, references, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
+    galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
+    for module in (
+        recognize,
+        detect,
+        embeddings,
+        verify,
+        verify_person,
+        *galleries,
+        sessions,
+        streams,
+        keys,
+        audit,
+        health,
+    ):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

@@ -37,6 +37,7 @@ ENDPOINTS = {
     "/v1/detect": as_form("/v1/detect"),
     "/v1/embeddings": as_form("/v1/embeddings"),
     "/v1/embeddings/batch": as_form("/v1/embeddings/batch"),
+    "/v1/domains/{domain}/persons/{label}/verify": as_form(f"/v1/domains/{_DOMAIN}/persons/other/verify"),
     "/v1/verify": as_pair,
 }
 
