@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import logging
 import signal
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from app.api.wiring import build_app
+from app.config import parse_settings
 from tests import pictures
 from tests.service.running import RunningService, eventually
 
@@ -26,6 +30,22 @@ def _domain(service: RunningService):
         http.post("/v1/domains", json={"name": DOMAIN}).raise_for_status()
         yield
         http.delete(f"/v1/domains/{DOMAIN}").raise_for_status()
+
+
+@pytest.fixture
+def command(service: RunningService):
+    """Commands as an operator types them, in the test's own process: each start of one takes seconds."""
+    built = []
+
+    def run(*arguments: str, **settings: str):
+        app = build_app(parse_settings(storage_dir=service.storage, **settings))
+        built.append(app.extensions["facedex"])
+        return app.test_cli_runner().invoke(args=arguments)
+
+    yield run
+    for services in built:
+        services.database.close()
+    logging.getLogger().handlers.clear()
 
 
 def astronaut() -> Image.Image:
@@ -181,64 +201,42 @@ def test_preloading_extracts_now_what_waits(service: RunningService, http: httpx
     http.delete(f"{PERSONS}/Early").raise_for_status()
 
 
-def test_the_command_extracts_what_waits(service: RunningService, http: httpx.Client) -> None:
+def test_the_command_extracts_what_waits(service: RunningService, http: httpx.Client, command) -> None:
     with jobs_worker_asleep(service):
         files = [("files", ("a.jpg", small())), ("files", ("b.jpg", pictures.faceless()))]
         http.post(PERSONS, data={"label": "Bulk"}, files=files).raise_for_status()
         before = photos_of(http, "Bulk")
-        planned = service.flask("cache-embeddings", "--dry-run", "--client", DOMAIN)
-        assert "2 photos of 1 persons" in planned.stdout
+        assert "2 photos of 1 persons" in command("cache-embeddings", "--dry-run", "--client", DOMAIN).stdout
+        assert json.loads(command("cache-embeddings", "--dry-run", "--json").stdout)["photos"] == 2
         assert photos_of(http, "Bulk") == before
-        assert json.loads(service.flask("cache-embeddings", "--dry-run", "--json").stdout)["photos"] == 2
         done = service.flask("cache-embeddings", "--client", DOMAIN, "--json", check=False)
         assert done.returncode == 3, done.stdout + done.stderr
         report = json.loads(done.stdout)
         assert (report["extracted"], report["failed"], report["waiting"]) == (1, 1, 0)
         assert report["problems"][0]["code"] == "no_face"
-        assert "No reference photo waits." in service.flask("cache-embeddings").stdout
-        again = service.flask("cache-embeddings", "--failed", check=False)
-        assert (again.returncode, "no_face" in again.stdout) == (3, True)
-        unknown = service.flask("cache-embeddings", "--client", "nowhere", check=False)
-        assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
-        shown = service.flask("persons", "show", "Bulk", "--domain", DOMAIN).stdout
-        assert "0 waiting, 1 extracted, 1 failed" in shown
-        assert "1 extracted, 1 failed" in service.flask("domains", "show", DOMAIN).stdout
+        assert command("cache-embeddings").stdout == "No reference photo waits.\n"
+        again = command("cache-embeddings", "--failed")
+        assert (again.exit_code, "no_face" in again.stdout) == (3, True)
+        unknown = command("cache-embeddings", "--client", "nowhere")
+        assert (unknown.exit_code, unknown.stderr.count("\n")) == (1, 1)
+        assert "0 waiting, 1 extracted, 1 failed" in command("persons", "show", "Bulk", "--domain", DOMAIN).stdout
+        assert "1 extracted, 1 failed" in command("domains", "show", DOMAIN).stdout
     http.delete(f"{PERSONS}/Bulk").raise_for_status()
 
 
-def test_a_jobs_worker_that_is_killed_has_lost_nothing(service: RunningService, http: httpx.Client) -> None:
-    worker, _ = service.part("-m", "app.jobs")
-    files = [
-        ("files", (f"{n}.jpg", pictures.encode(astronaut().rotate(90, expand=True), quality=60 + n))) for n in range(4)
-    ]
-    http.post(PERSONS, data={"label": "Killed"}, files=files).raise_for_status()
-    worker.kill()
-    eventually(lambda: not waits(http, "Killed"), within_s=120)
-    found = photos_of(http, "Killed")
-    assert {photo["state"] for photo in found} == {"extracted"}
-    # Encodings of one photo are one face.
-    assert http.get(f"{PERSONS}/Killed").json()["faces"] == len({photo["face_id"] for photo in found})
-    http.delete(f"{PERSONS}/Killed").raise_for_status()
-
-
-def test_the_command_says_that_there_is_no_pool(service: RunningService, http: httpx.Client) -> None:
+def test_without_a_pool_the_command_says_so_and_the_photo_waits(
+    service: RunningService, http: httpx.Client, command
+) -> None:
     with jobs_worker_asleep(service):
         http.post(PERSONS, data={"label": "Later"}, files={"file": small()}).raise_for_status()
-        env = service.env
-        service.env = env | {"EMBEDDER_URL": "tcp://127.0.0.1:9"}
-        try:
-            refused = service.flask("cache-embeddings", check=False)
-        finally:
-            service.env = env
-        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+        refused = command("cache-embeddings", embedder_url="tcp://127.0.0.1:9")
+        assert refused.exit_code == 1
         assert "worker pool is not running" in refused.stderr
         assert waits(http, "Later")
     http.delete(f"{PERSONS}/Later").raise_for_status()
 
 
 def test_an_export_has_the_photo_that_is_kept(http: httpx.Client) -> None:
-    import zipfile
-
     data = pictures.faceless()
     http.post(PERSONS, data={"label": "Kept"}, files={"file": data}).raise_for_status()
     eventually(lambda: not waits(http, "Kept"))
