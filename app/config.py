@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     request_deadline_s: float = Field(10.0, gt=0, le=300)
     enrol_min_face_px: int = Field(50, ge=1)
     store_images: bool = False
+    face_cache_ttl_s: float = Field(600.0, ge=0, le=86_400)
+    face_cache_entries: int = Field(10_000, ge=1, le=1_000_000)
 
     embedder_url: str | None = None
     embedder_workers: _Workers = Field(default_factory=cores)
@@ -100,6 +102,15 @@ class Settings(BaseSettings):
     embedder_memory_mb: int = Field(3072, ge=512)
     quarantine_s: float = Field(86_400.0, gt=0)
 
+    jobs_workers: int = Field(2, ge=0, le=64)
+    jobs_stalled_s: float = Field(15.0, ge=1, le=3600)
+    jobs_max_attempts: int = Field(20, ge=1, le=1000)
+    jobs_keep_s: float = Field(604_800.0, ge=60)
+    max_import_files: int = Field(10_000, ge=1, le=100_000)
+    max_import_bytes: int = Field(1024 * 1024 * 1024, ge=1024)
+    face_max_frames_per_session: int = Field(120, ge=1, le=10_000)
+    session_ttl_s: float = Field(300.0, ge=10, le=86_400)
+
     audit_retention_days: int = Field(365, ge=0, le=36_500)
     idempotency_keep_s: float = Field(86_400.0, ge=60)
     rate_limit_per_minute: int = Field(0, ge=0)
@@ -107,6 +118,12 @@ class Settings(BaseSettings):
     key_max_concurrent: int | None = Field(None, ge=1)
     key_snapshot_max_age_s: float = Field(86_400.0, gt=0)
     redis_url: SecretStr | None = None
+
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    session_max_streams: int = Field(100, ge=1, le=800)
+    session_max_frame_bytes: int = Field(2 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024)
+    session_max_fps: float = Field(10.0, gt=0, le=1000)
+    session_idle_s: float = Field(30.0, gt=0, le=3600)
 
     web_workers: int = Field(2, ge=1, le=64)
     web_threads: int = Field(default_factory=_threads_for, ge=1, le=_MAX_THREADS)
@@ -165,6 +182,23 @@ class Settings(BaseSettings):
             models[name] = int(workers or 1)
         return models
 
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = [entry.strip().lower() for entry in value.split(",") if entry.strip()]
+        for origin in origins:
+            parts = urlsplit(origin)  # its port raises ValueError too
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+                or not parts.hostname
+            ):
+                raise ValueError("must be origins like https://shop.example.com or http://localhost:3000")
+            _ = parts.port
+        return tuple(origins)
+
     @field_validator("pkl_datasets", mode="before")
     @classmethod
     def _json_object(cls, value: object) -> object:
@@ -215,6 +249,11 @@ class Settings(BaseSettings):
     def admin_key_file(self) -> Path:
         """The admin API key, mode 600."""
         return self.storage_dir / "admin.key"
+
+    @property
+    def face_cache_key_file(self) -> Path:
+        """What encrypts the extracted faces that are kept in Redis, mode 600."""
+        return self.storage_dir / "face-cache.key"
 
     @property
     def keys_snapshot_file(self) -> Path:

@@ -3,17 +3,23 @@
 FacedexError
 ├── InvalidRequest              the request cannot be understood
 │   ├── InvalidName             a domain or person name that cannot be kept
+│   │   └── UnsafePath          a file of an import whose name leads elsewhere, or to nobody
 │   ├── EmptyUpload             no picture where one is needed
 │   ├── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
+│   │   └── ImportTooLarge      more files than MAX_IMPORT_FILES, or bytes than MAX_IMPORT_BYTES
+│   ├── InvalidArchive          an upload that is no zip, or a damaged one
 │   ├── InvalidVector           vectors that cannot be compared
 │   ├── InvalidValidity         a window of validity that never opens
 │   ├── InvalidMetadata         metadata that cannot be kept
 │   │   └── MetadataTooLarge    more bytes than a person's metadata may have
 │   ├── MergeWithItself         a person to be merged with themselves
 │   ├── SamePerson              a face said not to be a person's, and to be that person's
+│   ├── UpgradeRequired         a WebSocket is asked for as if it were a page
+│   ├── BenchmarkImpossible     there is nothing to measure with
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
+│   ├── UnreadableFile          a file of a zip that cannot be taken out: encrypted, damaged, a link
 │   ├── UnsupportedImage        a picture, but of a format that is not accepted
 │   ├── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
 │   ├── ImageQuarantined        workers have died of it
@@ -30,6 +36,9 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
+│   ├── ReferencePhotoNotFound
+│   ├── SessionNotFound         no such session of frames, or none within reach
+│   ├── JobNotFound
 │   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
@@ -38,10 +47,19 @@ FacedexError
 │   ├── IdempotencyKeyReused    an idempotency key that was used for another request
 │   ├── FaceEnrolled            a face said not to be a person's is enrolled as theirs
 │   ├── TooManyRejections       a person for whom no more faces can be rejected
+│   ├── TooManyReferencePhotos  a person who would have more old photos than are kept of one
 │   ├── ContractMismatch        embeddings of two different models would meet
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
 │   ├── NothingToResume         no migration of the dataset has been left unfinished
+│   ├── NoTemplates             a person without faces to compare with
+│   ├── SessionEnded            a session that is decided, or was cancelled
+│   ├── SessionExpired          a session whose time is over
+│   ├── SessionTakenOver        another connection goes on with the session
+│   ├── TooManySessions         a domain has as many open sessions as it may
+│   ├── JobEnded                a job that has ended is to be cancelled
+│   ├── JobNotEnded             a job that waits, runs or succeeded is to be tried again
+│   ├── FilesFailed             a job left files for another attempt
 │   ├── KeyEnded                a revoked or expired key is to be rotated
 │   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
@@ -52,6 +70,11 @@ FacedexError
 │   │   └── SnapshotBusy        another process is writing the snapshot of the keys
 │   ├── RateLimited             more requests than the key, or the address, has in a minute
 │   ├── TooManyRequests         more requests at once than a key has
+│   ├── WrongSessionToken       a session's frames without its token
+│   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
+│   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
+│   ├── TooManyStreams          more open streams than one client has
+│   ├── OriginNotAllowed        a page of another origin opens a stream
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -71,8 +94,12 @@ FacedexError
 │   ├── DatabaseTimeout         a statement ran past its limit
 │   ├── DatabaseDisabled        VECTOR_DB_ENABLED is false
 │   └── DomainNotMigrated       the domain's first migration has not finished, and no dataset takes its place
+├── StreamError
+│   ├── StreamsFull             as many streams are open as the process serves
+│   └── StreamsUnavailable      this web process opens no streams: it is about to end, or is no Gunicorn
 ├── StorageError                the storage folder refuses
-│   └── PictureNotStored        an enrolled picture cannot be kept
+│   ├── PictureNotStored        an enrolled picture cannot be kept
+│   └── CacheUnavailable        Redis does not delete what it has of somebody who is erased
 └── DatasetError                a file of another system's templates
     ├── DatasetNotFound         no such file, or a folder without one
     ├── AmbiguousDataset        a folder with several
@@ -118,6 +145,24 @@ class UploadTooLarge(InvalidRequest):
     code = "upload_too_large"
 
 
+class UnsafePath(InvalidName):
+    """The name of a file in an import climbs out, is absolute, or says of nobody whose the picture is."""
+
+    code = "unsafe_path"
+
+
+class ImportTooLarge(UploadTooLarge):
+    """An import has more files than MAX_IMPORT_FILES, or more bytes than MAX_IMPORT_BYTES, packed or not."""
+
+    code = "import_too_large"
+
+
+class InvalidArchive(InvalidRequest):
+    """The upload is no zip, or its directory is damaged."""
+
+    code = "invalid_archive"
+
+
 class InvalidVector(InvalidRequest):
     """Two vectors cannot be compared: not of one length, zero, or not finite."""
 
@@ -154,6 +199,18 @@ class SamePerson(InvalidRequest):
     code = "same_person"
 
 
+class UpgradeRequired(InvalidRequest):
+    """The path is a WebSocket's, and the request does not ask for one."""
+
+    code = "upgrade_required"
+
+
+class BenchmarkImpossible(InvalidRequest):
+    """The client has no face, the photo has none, or what is to be measured does not work."""
+
+    code = "benchmark_impossible"
+
+
 class ClientGone(InvalidRequest):
     """The client closed its connection before it was answered; nobody reads this."""
 
@@ -170,6 +227,12 @@ class InvalidImage(ImageError):
     """The bytes are not a picture, or are damaged or truncated."""
 
     code = "invalid_image"
+
+
+class UnreadableFile(ImageError):
+    """A file of a zip cannot be taken out: encrypted, damaged, packed in a way that is not known, or no ordinary file."""
+
+    code = "unreadable_file"
 
 
 class UnsupportedImage(ImageError):
@@ -274,6 +337,24 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
+class ReferencePhotoNotFound(NotFound):
+    """The person has no reference photo of that id."""
+
+    code = "reference_photo_not_found"
+
+
+class SessionNotFound(NotFound):
+    """No such session of frames, or none within reach; also one whose person was erased."""
+
+    code = "session_not_found"
+
+
+class JobNotFound(NotFound):
+    """No such job, or none within reach."""
+
+    code = "job_not_found"
+
+
 class Conflict(FacedexError):
     """The request contradicts what is stored."""
 
@@ -316,6 +397,12 @@ class TooManyRejections(Conflict):
     code = "too_many_rejections"
 
 
+class TooManyReferencePhotos(Conflict):
+    """A person has as many reference photos as may be kept of one."""
+
+    code = "too_many_reference_photos"
+
+
 class ContractMismatch(Conflict):
     """The domain's templates come from another embedding contract than the loaded model's."""
 
@@ -340,6 +427,24 @@ class NothingToResume(Conflict):
     code = "nothing_to_resume"
 
 
+class JobEnded(Conflict):
+    """The job has ended: there is nothing to cancel."""
+
+    code = "job_ended"
+
+
+class JobNotEnded(Conflict):
+    """The job waits, runs, or has succeeded: there is nothing to try again."""
+
+    code = "job_not_ended"
+
+
+class FilesFailed(Conflict):
+    """Files of the job failed for reasons that may pass; another attempt takes them up again."""
+
+    code = "files_failed"
+
+
 class KeyEnded(Conflict):
     """The API key was revoked, or has expired: it gets no new secret."""
 
@@ -350,6 +455,36 @@ class TooManyKeys(Conflict):
     """A domain of the key, or the installation, has as many usable keys as it may."""
 
     code = "too_many_keys"
+
+
+class NoTemplates(Conflict):
+    """The person has no enrolled face that a picture could be compared with."""
+
+    code = "no_templates"
+
+
+class SessionEnded(Conflict):
+    """The session is decided, or was cancelled: it takes no more frames."""
+
+    code = "session_ended"
+
+
+class SessionExpired(Conflict):
+    """The session's time was over before it was decided."""
+
+    code = "session_expired"
+
+
+class SessionTakenOver(Conflict):
+    """A newer connection goes on with the session; what this one has not stored is void."""
+
+    code = "session_taken_over"
+
+
+class TooManySessions(Conflict):
+    """The domain has as many open sessions as it may have."""
+
+    code = "too_many_sessions"
 
 
 class AccessError(FacedexError):
@@ -400,10 +535,40 @@ class TooManyRequests(AccessError):
     code = "too_many_requests"
 
 
+class TooManyStreams(AccessError):
+    """One client has as many streams open in one process of the web as it may."""
+
+    code = "too_many_streams"
+
+
+class OriginNotAllowed(AccessError):
+    """A browser's page of another origin than the service's and those in ALLOWED_ORIGINS opens a stream."""
+
+    code = "origin_not_allowed"
+
+
 class VectorsNotAllowed(AccessError):
     """The caller's key does not let it see embeddings."""
 
     code = "vectors_not_allowed"
+
+
+class WrongSessionToken(AccessError):
+    """The token is missing, or is not this session's."""
+
+    code = "wrong_session_token"
+
+
+class NotTheSessionsKey(AccessError):
+    """The key is not the one that has made the session."""
+
+    code = "not_the_sessions_key"
+
+
+class SessionKeyEnded(AccessError):
+    """The key that has made the session was revoked, or has expired."""
+
+    code = "session_key_ended"
 
 
 class ModelError(FacedexError):
@@ -514,6 +679,24 @@ class DomainNotMigrated(DatabaseError):
     code = "domain_not_migrated"
 
 
+class StreamError(FacedexError):
+    """A stream of a session cannot be opened now."""
+
+    code = "stream_error"
+
+
+class StreamsFull(StreamError):
+    """As many streams are open as one process of the web serves."""
+
+    code = "streams_full"
+
+
+class StreamsUnavailable(StreamError):
+    """This process of the web opens no streams: it is about to end, or runs below another server than Gunicorn."""
+
+    code = "streams_unavailable"
+
+
 class StorageError(FacedexError):
     """The storage folder cannot be read or written."""
 
@@ -524,6 +707,12 @@ class PictureNotStored(StorageError):
     """STORE_IMAGES is set, and the picture cannot be written; its face was not enrolled."""
 
     code = "picture_not_stored"
+
+
+class CacheUnavailable(StorageError):
+    """Redis, which has extracted faces, does not delete them now."""
+
+    code = "cache_unavailable"
 
 
 class DatasetError(FacedexError):

@@ -26,10 +26,13 @@ class Access:
     Attributes:
         scopes: any one of them suffices; without any, every key does.
         installation: every domain has to be within its reach.
+        by_token: no key is asked for: the view itself checks the token of what the path names. A key that is shown beside it,
+            as `x-api-key`, has to be a valid one.
     """
 
     scopes: tuple[Scope, ...] = ()
     installation: bool = False
+    by_token: bool = False
 
     def check(self, principal: Principal) -> None:
         """Let the caller pass, or not; nothing is looked up for it.
@@ -45,6 +48,8 @@ class Access:
     @property
     def needs(self) -> str:
         """In words: 'an API key with the scope enrol'."""
+        if self.by_token:
+            return "the session's token; an API key may be shown as well, as `x-api-key`"
         scopes = f" with the scope {' or '.join(self.scopes)}" if self.scopes else ""
         return f"an API key{scopes}" + (", for every domain" if self.installation else "")
 
@@ -55,6 +60,16 @@ def access(*scopes: Scope, installation: bool = False) -> Callable[[F], F]:
 
     def declare(view: F) -> F:
         setattr(view, _ATTRIBUTE, declared)  # flask_openapi3 wraps the view and keeps its attributes
+        return view
+
+    return declare
+
+
+def token_access() -> Callable[[F], F]:
+    """Declare that the route's view checks a token itself; stands directly below the line of the route."""
+
+    def declare(view: F) -> F:
+        setattr(view, _ATTRIBUTE, Access(by_token=True))
         return view
 
     return declare
@@ -90,12 +105,14 @@ def describe_access(app: Flask, paths: dict[str, Any]) -> None:
     """Add to each operation of an OpenAPI document what it asks of a key, for people and for programs."""
     for rule in app.url_map.iter_rules():
         declared = access_of(app, rule.endpoint)
-        if declared is None:
+        if declared is None or rule.websocket:  # its twin for plain requests is described
             continue
         for method in rule.methods or ():
             operation = paths.get(parse_rule(rule.rule), {}).get(method.lower())
             if operation is not None:
                 operation["x-facedex-scopes"] = [scope.value for scope in declared.scopes]
                 operation["x-facedex-installation"] = declared.installation
+                if declared.by_token:
+                    operation["x-facedex-token"] = True
                 told = f"Needs {declared.needs}."
                 operation["description"] = "\n\n".join(filter(None, (operation.get("description"), told)))

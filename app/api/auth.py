@@ -2,7 +2,7 @@
 
 from flask import Flask, Response, g, make_response, request
 
-from app.api.access import PUBLIC_PATHS, check_access
+from app.api.access import PUBLIC_PATHS, access_of, check_access
 from app.api.problems import problem_response
 from app.api.throttle import Throttle
 from app.errors import Unauthenticated
@@ -19,13 +19,23 @@ BROWSER_PREFIXES = ("/docs", "/openapi.json")
 
 
 def register_auth(app: Flask, authenticator: Authenticator, throttle: Throttle) -> None:
-    """Ask every request for a key, set `g.client` to whose it is, and let it through where the route is for such keys."""
+    """Ask every request for a key, set `g.client` to whose it is, and let it through where the route is for such keys.
+
+    Where the view checks a token itself, it finds `g.count_failure`, to be called for a wrong one.
+    """
 
     @app.before_request
     def _require_key() -> Response | None:
         if request.path in PUBLIC_PATHS:
             return None
-        given = _presented_key()
+        declared = access_of(app, request.endpoint) if request.url_rule is not None else None
+        if declared is not None and declared.by_token:
+            g.count_failure = throttle.count_failure
+            given = request.headers.get("x-api-key")  # what is a Bearer token elsewhere is the path's own token there
+            if given is None:
+                return None
+        else:
+            given = _presented_key()
         principal = _principal(given, authenticator, throttle)
         if principal is None:
             throttle.count_failure()

@@ -6,6 +6,7 @@ from typing import Any
 from flask import g
 
 from app.db.migration_runs import RunStatus
+from app.db.references import PhotoCounts, PhotoInfo
 from app.enrolment.domains import DomainInfo, DomainStatus
 from app.enrolment.duplicates import DuplicatePair
 from app.enrolment.faces import EnrolledFace, FileOutcome
@@ -31,6 +32,7 @@ def dump_report(status: DomainStatus) -> dict[str, Any]:
     index = status.index
     return dump_domain(status.info) | {
         "persons": status.persons,
+        "reference_photos": dump_photo_counts(status.reference_photos),
         "index": {
             "name": index.name,
             "state": "valid" if index.valid else "invalid" if index.exists else "missing",
@@ -75,8 +77,31 @@ def dump_person(info: PersonInfo) -> dict[str, Any]:
         "valid": info.valid,
         "metadata": info.metadata,
         "faces": info.faces,
+        "reference_photos": dump_photo_counts(info.reference_photos),
         "created_at": info.created_at.isoformat(),
         "updated_at": info.updated_at.isoformat(),
+    }
+
+
+def dump_photo_counts(counts: PhotoCounts) -> dict[str, int]:
+    """`PhotoCounts`."""
+    return {"waiting": counts.waiting, "extracted": counts.extracted, "failed": counts.failed}
+
+
+def dump_photo(photo: PhotoInfo) -> dict[str, Any]:
+    """`ReferencePhotoOut`."""
+    return {
+        "id": str(photo.id),
+        "state": photo.state,
+        "image_sha256": photo.image_sha256,
+        "strategy": photo.strategy,
+        "face_id": photo.face_id and str(photo.face_id),
+        "warnings": list(photo.warnings),
+        "error": photo.error_code and {"code": photo.error_code, "detail": photo.error_message},
+        "job_id": photo.job_id and str(photo.job_id),
+        "attempts": photo.attempts,
+        "created_at": photo.created_at.isoformat(),
+        "tried_at": photo.tried_at and photo.tried_at.isoformat(),
     }
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from flask import Response
 from flask_openapi3 import OpenAPI
+from pydantic import BaseModel
 
 from app.api.access import describe_access
 from app.api.idempotency_header import describe_idempotency
@@ -15,32 +16,34 @@ ViewReturn = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "session": {"type": "http", "scheme": "bearer", "description": "the token that a session was answered with"},
 }
 SECURITY: Final[list[dict[str, list[Any]]]] = [{"bearer": []}, {"header": []}]
-_PROBLEM: Final[dict[str, Any]] = {
+PROBLEM: Final[dict[str, Any]] = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 }
 # The code in the body says which of the reasons listed in docs/api.md applies.
 PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
-    400: _PROBLEM | {"description": "The request cannot be understood"},
-    401: _PROBLEM | {"description": "No API key, or one that is unknown, revoked or expired"},
-    403: _PROBLEM | {"description": "This key may not have that"},
-    404: _PROBLEM | {"description": "What the path names does not exist"},
-    409: _PROBLEM | {"description": "The request contradicts what is stored"},
-    413: _PROBLEM | {"description": "Too many bytes or pixels"},
+    400: PROBLEM | {"description": "The request cannot be understood"},
+    401: PROBLEM | {"description": "No API key, or one that is unknown, revoked or expired"},
+    403: PROBLEM | {"description": "This key may not have that"},
+    404: PROBLEM | {"description": "What the path names does not exist"},
+    409: PROBLEM | {"description": "The request contradicts what is stored"},
+    413: PROBLEM | {"description": "Too many bytes or pixels"},
     414: {
         "description": "A path or query of more than 8,190 bytes; the server itself answers",
         "content": {"text/html": {"schema": {"type": "string"}}},
     },
-    415: _PROBLEM | {"description": "A picture of a format that is not accepted"},
-    422: _PROBLEM | {"description": "Parameters, picture or face cannot be used"},
-    429: _PROBLEM | {"description": "Too many requests with this key, or from this address; see Retry-After"},
-    500: _PROBLEM | {"description": "An error of the service; its log has the request id"},
-    503: _PROBLEM | {"description": "Busy or not available; see Retry-After"},
-    504: _PROBLEM | {"description": "The deadline passed"},
+    415: PROBLEM | {"description": "A picture of a format that is not accepted"},
+    422: PROBLEM | {"description": "Parameters, picture or face cannot be used"},
+    429: PROBLEM | {"description": "Too many requests with this key, or from this address; see Retry-After"},
+    500: PROBLEM | {"description": "An error of the service; its log has the request id"},
+    503: PROBLEM | {"description": "Busy or not available; see Retry-After"},
+    504: PROBLEM | {"description": "The deadline passed"},
 }
 ERROR_MODEL: Final = Problem
 BINARY: Final[dict[str, str]] = {"type": "string", "format": "binary"}
+_NULL: Final = {"type": "null"}
 _BASE64: Final = {"type": "string", "description": "the picture's file in base64, or as a data: URL"}
 
 
@@ -95,6 +98,24 @@ def picture_body(fields: dict[str, Any], *, many: bool = False) -> dict[str, Any
         content["application/json"] = {
             "schema": {"type": "object", "required": ["image"], "properties": {"image": _BASE64} | fields}
         }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def form_with_photos(model: type[BaseModel]) -> dict[str, Any]:
+    """A model as JSON, with one photo in base64, or as a form, with several photos; or without any."""
+    schema = model.model_json_schema()
+    fields: dict[str, Any] = schema["properties"]
+    content = {
+        "application/json": {"schema": schema | {"properties": fields | {"photo": {"anyOf": [_BASE64, _NULL]}}}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": schema["required"],
+                "properties": {name: {"type": "string"} for name in fields}
+                | {"file": {"type": "array", "items": BINARY}},
+            }
+        },
+    }
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -1,17 +1,22 @@
 """`/v1/domains/{domain}/persons`."""
 
 import tempfile
+from contextlib import ExitStack
 
-from flask import send_file
+from flask import g, request, send_file
 from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.access import access
-from app.api.dump import dump_person
+from app.api.dump import dump_person, dump_photo
 from app.api.erasures import answer_erasure
-from app.api.idempotency import idempotent
+from app.api.idempotency import idempotent, kept_answer, once
 from app.api.idempotency_header import marked
-from app.api.openapi import BINARY, PROBLEM_RESPONSES, SECURITY, ViewReturn
+from app.api.openapi import BINARY, PROBLEM_RESPONSES, SECURITY, ViewReturn, form_with_photos
 from app.api.person_schemas import Merge, MergeAnswer
+from app.api.pictures import parse_form
+from app.api.problems import validated
+from app.api.reference_schemas import NewPersonOut
+from app.api.references import hold_place
 from app.api.schemas import (
     DomainPath,
     Erased,
@@ -46,13 +51,33 @@ def list_persons(path: DomainPath, query: PersonListQuery) -> ViewReturn:
     return {"items": [dump_person(info) for info in page.items], "next_cursor": page.next_cursor}
 
 
-@bp.post("", responses={201: PersonOut})
+@bp.post("", responses={201: NewPersonOut}, openapi_extensions=form_with_photos(NewPerson))
 @access(Scope.ENROL)
-@idempotent
-def create_person(path: DomainPath, body: NewPerson) -> ViewReturn:
-    """Create a person without faces; uploading a face to a new label creates one too."""
-    details = PersonDetails(body.external_id, body.valid_from, body.valid_until, body.metadata)
-    return dump_person(services().persons.create(path.domain, body.label, body.display_name, details)), 201
+@marked
+def create_person(path: DomainPath) -> ViewReturn:
+    """Create a person without faces; uploading a face to a new label creates one too.
+
+    Photos that come along are kept as reference photos, and their faces extracted in the background.
+    """
+    with ExitStack() as held:
+        hold_place(held)
+        if (kept := kept_answer()) is not None:
+            return kept
+        settings = services().settings
+        form = parse_form(request, max_bytes=settings.max_upload_bytes, max_files=settings.max_request_files)
+        body = validated(NewPerson, form.parameters)
+        details = PersonDetails(body.external_id, body.valid_from, body.valid_until, body.metadata)
+        uploads = [(upload.name, upload.data) for upload in form.uploads]
+
+        def write() -> ViewReturn:
+            named = (path.domain, body.label, body.display_name, details)
+            if not uploads:
+                return dump_person(services().persons.create(*named)), 201
+            added = services().references.register(*named, uploads, request_id=g.request_id)
+            photos = [dump_photo(photo) for photo in added.photos]
+            return dump_person(added.person) | {"photos": photos, "job_id": str(added.job_id)}, 201
+
+        return once(write)
 
 
 @bp.get("/<label>", responses={200: PersonOut})

@@ -18,7 +18,9 @@ _STRUCTURE: Final = (b"[", b"{", b",")
 _MAX_STRUCTURE: Final = 300
 _BLANKS: Final = string.whitespace.encode()
 # Names under which clients send files.
-_FILE_FIELDS = ("file", "files", "file[]", "files[]", "image")
+FILE_FIELDS: Final = ("file", "files", "file[]", "files[]", "image", "photo")
+# A form that is no picture may have as much structure as a person's metadata.
+_MAX_FORM_STRUCTURE: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Probe:
 
     image: bytes
     parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Parameters, and the pictures that came with them, if any did. `parameters` is None where there are none to be read."""
+
+    parameters: Any
+    uploads: list[Upload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ def parse_uploads(
         request.max_content_length = max_request_bytes
     if request.mimetype != "multipart/form-data":
         return [Upload("body", _checked(request.get_data(cache=False), max_bytes))]
-    files: list[FileStorage] = [file for field in _FILE_FIELDS for file in request.files.getlist(field)]
+    files: list[FileStorage] = [file for field in FILE_FIELDS for file in request.files.getlist(field)]
     if not files:
         raise EmptyUpload("Send the picture as the multipart field 'file'.")
     if len(files) > max_files:
@@ -116,6 +126,42 @@ def parse_uploads(
     if len(uploads) == 1:
         _checked(uploads[0].data, max_bytes)
     return uploads
+
+
+def parse_form(request: Request, *, max_bytes: int, max_files: int) -> Form:
+    """Read a form: JSON, with one picture in base64 under the key `photo`, or multipart, with several files; or without any.
+
+    In multipart, `metadata` is JSON text, and what is empty is not given.
+
+    Raises:
+        UploadTooLarge, EmptyUpload, InvalidRequest: as `parse_uploads`, and of base64 that is none.
+    """
+    if request.mimetype == "multipart/form-data":
+        given = {name: value for name, value in request.form.to_dict().items() if value or name == "label"}
+        if "metadata" in given:
+            given["metadata"] = _json_or(given["metadata"], given["metadata"])
+        has_files = any(request.files.getlist(field) for field in FILE_FIELDS)
+        return Form(given, parse_uploads(request, max_bytes=max_bytes, max_files=max_files) if has_files else [])
+    if not request.is_json:
+        return Form(None, [])
+    text = request.get_data(cache=False)
+    if sum(map(text.count, _STRUCTURE)) > _MAX_FORM_STRUCTURE:
+        raise InvalidRequest(f"The body has more than {_MAX_FORM_STRUCTURE} brackets and commas.")
+    body = _json_or(text, None)
+    if not isinstance(body, dict) or body.get("photo") is None:
+        return Form(_without_photo(body), [])
+    return Form(_without_photo(body), [Upload("photo", _from_base64(body["photo"], "photo", max_bytes))])
+
+
+def _json_or(text: str | bytes, otherwise: object) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return otherwise
+
+
+def _without_photo(body: Any) -> Any:
+    return {key: value for key, value in body.items() if key != "photo"} if isinstance(body, dict) else body
 
 
 def is_longer_than_one(request: Request, *, max_bytes: int) -> bool:

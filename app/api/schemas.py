@@ -297,10 +297,19 @@ class MigrationOut(BaseModel):
     finished_at: str | None
 
 
+class PhotoCounts(BaseModel):
+    """Reference photos by state."""
+
+    waiting: Count
+    extracted: Count
+    failed: Count
+
+
 class DomainReport(DomainOut):
     """A domain's status report."""
 
     persons: int
+    reference_photos: PhotoCounts
     index: IndexOut
     complete: bool = Field(description="false until the first migration into it has finished; PKL answers until then")
     migrated_share: float = Field(ge=0, le=1, description="how much of its gallery is in the database; 1 when complete")
@@ -326,6 +335,7 @@ class PersonOut(BaseModel):
     valid: bool = Field(description="whether recognition may name the person now")
     metadata: dict[str, Any]
     faces: int
+    reference_photos: PhotoCounts
     created_at: str
     updated_at: str
 

@@ -3,28 +3,33 @@
 from dataclasses import dataclass
 from typing import Final
 
-from flask import current_app, jsonify
+from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
-from app.api.sweeping import AnswerSweep
+from app.api.sweeping import AnswerSweep, SessionSweep
 from app.audit.log import AuditLog
 from app.config import Settings
-from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
 from app.db.breaker import CircuitBreaker
 from app.db.session import Database
 from app.embedder.client import EmbedderClient
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
+from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
+from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
+from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
+from app.face_cache.building import build_store
+from app.face_cache.cached import CachedEmbedder
 from app.keys.admin_key import AdminKey
 from app.keys.authentication import Authenticator
 from app.keys.keeper import KeyKeeper
@@ -34,6 +39,9 @@ from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.sessions.service import SessionService
+from app.streaming.server import StreamServer
+from app.verification.person import PersonVerificationService
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -49,6 +57,7 @@ class Services:
     settings: Settings
     database: Database
     embedder: EmbedderClient
+    cached: CachedEmbedder
     packs: PackStore
     datasets: DatasetStore
     domains: DomainService
@@ -57,15 +66,21 @@ class Services:
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
+    references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
+    person_verification: PersonVerificationService
+    sessions: SessionService
     long_requests: LongRequests
     keeper: KeyKeeper
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    session_sweep: SessionSweep
+    streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -82,30 +97,41 @@ def build_services(settings: Settings) -> Services:
     breaker = CircuitBreaker()  # one for all that asks the database: who finds it away says so for the others
     keeper = KeyKeeper(settings, database.reserve, breaker)
     embedder = EmbedderClient(settings.embedder_address)
+    cached = CachedEmbedder(embedder, build_store(settings, database, breaker))
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
+    sessions = SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended)
     return Services(
         settings=settings,
         database=database,
         embedder=embedder,
+        cached=cached,
         packs=packs,
         datasets=datasets,
         domains=DomainService(settings, database, packs, datasets),
         persons=PersonService(database),
-        faces=FaceService(settings, database, embedder, packs, images),
-        erasure=ErasureService(database, packs, DatasetForgetting(settings, datasets), images),
+        faces=FaceService(settings, database, cached, packs, images),
+        erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
-        rejections=RejectionService(settings, database, embedder, packs),
+        references=ReferenceService(
+            settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
+        ),
+        rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
-        recognition=_recognition(settings, database, breaker, datasets, embedder, packs),
+        jobs=JobService(database),
+        recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
+        person_verification=PersonVerificationService(database, breaker, embedder, packs),
+        sessions=sessions,
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        session_sweep=SessionSweep(settings, sessions, breaker),
+        streams=StreamServer(settings),
     )
 
 
@@ -114,7 +140,7 @@ def _recognition(
     database: Database,
     breaker: CircuitBreaker,
     datasets: DatasetStore,
-    embedder: EmbedderClient,
+    embedder: CachedEmbedder,
     packs: PackStore,
 ) -> RecognitionController:
     pkl = PklRecognition(datasets)
@@ -125,7 +151,12 @@ def _recognition(
 
 def services() -> Services:
     """The services of the current application."""
-    found: Services = current_app.extensions[_EXTENSION]
+    return services_of(current_app)
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an application."""
+    found: Services = app.extensions[_EXTENSION]
     return found
 
 
@@ -139,11 +170,17 @@ def build_app(settings: Settings) -> OpenAPI:
         embeddings,
         faces,
         health,
+        imports,
+        jobs,
         keys,
         persons,
         recognize,
+        references,
         rejections,
+        sessions,
+        streams,
         verify,
+        verify_person,
     )
     from app.api.access import open_to_every_key
     from app.api.auth import BROWSER_PREFIXES
@@ -168,10 +205,22 @@ def build_app(settings: Settings) -> OpenAPI:
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
     _register_keys(app, built)
-    register_sweeps(app, built.answers)
+    register_sweeps(app, built.answers, built.session_sweep)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, keys, audit, health):
+    galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
+    for module in (
+        recognize,
+        detect,
+        embeddings,
+        verify,
+        verify_person,
+        *galleries,
+        sessions,
+        streams,
+        keys,
+        audit,
+        health,
+    ):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

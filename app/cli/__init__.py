@@ -6,6 +6,8 @@ from flask import Flask
 def register_commands(app: Flask) -> None:
     """Add every command to the application."""
     from app.cli.audit import audit
+    from app.cli.benchmark import benchmark
+    from app.cli.cache_embeddings import cache_embeddings
     from app.cli.doctor import doctor
     from app.cli.domains import domains
     from app.cli.enrol import enrol
@@ -17,6 +19,17 @@ def register_commands(app: Flask) -> None:
     from app.cli.quarantine import quarantine
     from app.cli.recognize import recognize
 
-    galleries = (domains, persons, enrol, recognize, migrate_pkl, export_pkl, erase, purge, export_person)
-    for command in (*galleries, keys, models, quarantine, audit, doctor):
+    galleries = (
+        domains,
+        persons,
+        enrol,
+        cache_embeddings,
+        recognize,
+        migrate_pkl,
+        export_pkl,
+        erase,
+        purge,
+        export_person,
+    )
+    for command in (*galleries, keys, models, quarantine, audit, doctor, benchmark):
         app.cli.add_command(command)

@@ -59,6 +59,8 @@ def show(name: str, as_json: bool) -> None:
     index = report["index"]
     click.echo(f"{report['name']} (id {report['id']}, created {report['created_at']})")
     click.echo(f"  persons     {report['persons']}")
+    photos = ", ".join(f"{count} {state}" for state, count in report["reference_photos"].items() if count)
+    click.echo(f"  old photos  {photos or 'none'}")
     click.echo(f"  embeddings  {report['embeddings']}")
     click.echo(f"  model       {report['model']['name']} ({report['model']['contract']})")
     click.echo(f"  index       {index['state']}, {index['size_bytes']} bytes; searches are {index['search']}")

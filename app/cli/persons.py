@@ -53,6 +53,9 @@ def show(label: str, domain: str, as_json: bool) -> None:
     click.echo(f"  external id  {info.external_id or '-'}")
     click.echo(f"  valid        {'now' if info.valid else 'not now'}; from {_moment(info.valid_from)} until", nl=False)
     click.echo(f" {_moment(info.valid_until)}")
+    photos = info.reference_photos
+    told = f"{photos.waiting} waiting, {photos.extracted} extracted, {photos.failed} failed" if photos.total else "none"
+    click.echo(f"  old photos   {told}")
     click.echo(f"  metadata     {json.dumps(info.metadata, ensure_ascii=False)}")
 
 

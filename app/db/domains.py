@@ -1,6 +1,9 @@
 """Domains: found by name, made and dropped together with their partition, locked by those who write to them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
 
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -11,22 +14,48 @@ from app.db.partitions import create_partition, drop_partition, index_name
 from app.errors import ContractMismatch, DomainExists, DomainNotFound
 from app.names import as_uuid
 
+# Faces that are enrolled one after the other are one enrolment.
+_ONE_ENROLMENT_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DomainKey:
+    """What faces that were extracted for a domain are kept under, outside the database (`app.face_cache`).
+
+    Attributes:
+        uid: the domain's id.
+        epoch: nothing that was kept under an earlier one is of use any more.
+        model, contract: the pack that the domain was made for, and the embedding contract of its templates.
+    """
+
+    uid: UUID
+    epoch: int
+    model: str
+    contract: str
+
+    @classmethod
+    def of(cls, domain: Domain) -> "DomainKey":
+        """That domain's, as it was read."""
+        return cls(domain.uid, domain.cache_epoch, domain.model, domain.contract)
+
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """What a search has to know of a domain.
 
     Attributes:
-        domain_id, name: the domain.
+        domain_id, uid, name: the domain.
         model: name of the pack that it was made for.
         contract: id of the embedding contract of all its templates.
         dimension: length of its embeddings.
         template_count: number of its templates.
         index_valid: whether its HNSW index can be used.
         complete: false until the first migration into it has finished: whoever is missing may still be on the way.
+        cache_epoch: as of `DomainKey`.
     """
 
     domain_id: int
+    uid: UUID
     name: str
     model: str
     contract: str
@@ -34,6 +63,12 @@ class Gallery:
     template_count: int
     index_valid: bool
     complete: bool
+    cache_epoch: int
+
+    @property
+    def key(self) -> DomainKey:
+        """What faces that were extracted for it are kept under."""
+        return DomainKey(self.uid, self.cache_epoch, self.model, self.contract)
 
     def require_contract(self, contract: str) -> None:
         """Refuse embeddings of another contract.
@@ -52,8 +87,8 @@ def load_gallery(session: Session, domain: str) -> Gallery:
     """
     row = session.execute(
         text(
-            "SELECT d.id, d.name, d.model, d.contract, d.dimension, d.template_count,"
-            " coalesce(i.indisvalid AND i.indisready, false), d.complete"
+            "SELECT d.id, d.uid, d.name, d.model, d.contract, d.dimension, d.template_count,"
+            " coalesce(i.indisvalid AND i.indisready, false), d.complete, d.cache_epoch"
             " FROM (SELECT * FROM domains WHERE name = :name OR uid = :uid ORDER BY (name = :name) DESC LIMIT 1) AS d"
             " LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(CAST(:prefix AS text) || d.id || :suffix)"
         ),
@@ -103,6 +138,35 @@ def lock_domain(session: Session, domain_id: int, *, contract: str | None = None
     if contract is not None:
         _require_contract(domain.name, domain.contract, contract)
     return domain
+
+
+def raise_cache_epoch(session: Session, domain_id: int) -> None:
+    """From this transaction's end on, nobody goes by faces that were extracted for the domain before and kept elsewhere."""
+    session.execute(
+        update(Domain).where(Domain.id == domain_id).values(cache_epoch=Domain.cache_epoch + 1),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def raise_cache_epoch_for_enrolment(session: Session, domain_id: int, person_id: UUID) -> None:
+    """As `raise_cache_epoch`, where a person who has faces already is about to be enrolled anew.
+
+    Once for the pictures of one enrolment: not where the person got a face within the last minute.
+    """
+    session.execute(
+        text(
+            "UPDATE domains SET cache_epoch = cache_epoch + 1 WHERE id = :domain_id AND ("
+            " SELECT max(created_at) < now() - make_interval(secs => :secs) FROM face_embeddings"
+            " WHERE domain_id = :domain_id AND person_id = :person_id)"
+        ),
+        {"domain_id": domain_id, "person_id": person_id, "secs": _ONE_ENROLMENT_S},
+    )
+
+
+def cache_epochs(session: Session, uids: Collection[UUID]) -> dict[UUID, int]:
+    """The present `cache_epoch` of each of these domains; without those that there are not."""
+    rows = session.execute(select(Domain.uid, Domain.cache_epoch).where(Domain.uid.in_(uids)))
+    return {row.uid: row.cache_epoch for row in rows}
 
 
 def create_domain(

@@ -15,6 +15,7 @@ from app.db.domains import create_domain
 from app.db.migration_runs import RunStatus, latest_run
 from app.db.models import Domain, Person
 from app.db.partitions import IndexState, index_state, rebuild_index
+from app.db.references import PhotoCounts, photo_counts
 from app.db.session import Database
 from app.db.templates import recount_templates
 from app.enrolment.lookup import find_domain
@@ -42,6 +43,7 @@ class DomainStatus:
     """A domain's status report.
 
     Attributes:
+        reference_photos: of all its persons, by state.
         search: `exact` or `hnsw`, the way its searches begin.
         complete: false until the first migration into it has finished.
         migration: the last one; None where no dataset was ever moved into it.
@@ -49,6 +51,7 @@ class DomainStatus:
 
     info: DomainInfo
     persons: int
+    reference_photos: PhotoCounts
     index: IndexState
     search: str
     complete: bool
@@ -130,7 +133,8 @@ class DomainService:
             small = domain.template_count <= self._settings.search_exact_max_rows
             search = "exact" if small or not index.valid else "hnsw"
             migration = latest_run(session, domain.id, domain.name)
-            return DomainStatus(_info(domain), persons, index, search, domain.complete, migration)
+            photos = photo_counts(session, domain.id)
+            return DomainStatus(_info(domain), persons, photos, index, search, domain.complete, migration)
 
     def reports(self) -> Iterator[DomainStatus]:
         """The status report of every domain, for an examination."""

@@ -1,12 +1,12 @@
 """Faces of a person: enrol pictures, list, delete."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import select, tuple_
@@ -14,20 +14,19 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.config import Settings
-from app.db.domains import lock_domain
+from app.db.domains import DomainKey, lock_domain, raise_cache_epoch
 from app.db.idempotency import Claim, face_of, keep_face
 from app.db.models import Domain, FaceEmbedding, Person
-from app.db.neighbours import distance_to_person
 from app.db.session import Database
-from app.db.templates import NewTemplate, delete_template, insert_templates
+from app.db.templates import delete_template
 from app.deadline import Deadline
 from app.embedder.batch import pictures_at_once
-from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonInfo, find_domain, find_person, find_person_or_none, read_person
 from app.enrolment.persons import add_person
-from app.enrolment.quality import check_quality, is_same_photo, main_face
-from app.enrolment.resemblance import Resemblance, resemblances
+from app.enrolment.quality import check_quality, main_face
+from app.enrolment.resemblance import Resemblance
+from app.enrolment.storing import known_face, known_picture, store_face
 from app.errors import (
     DatabaseError,
     DuplicateFace,
@@ -40,6 +39,7 @@ from app.errors import (
     StorageError,
     UploadTooLarge,
 )
+from app.face_cache.cached import CachedEmbedder
 from app.names import as_uuid, clean_name
 from app.pages import Page, decode_cursor, encode_cursor
 from app.tenancy import carried
@@ -47,6 +47,9 @@ from app.vision.faces import Box, Face
 from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
+
+Settle = Callable[[Session, UUID], None]
+"""Notes, in the transaction that stores a face, that it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class FaceService:
     """The operations on faces. `label` in the arguments is a label, an external id or an id, in this order."""
 
     def __init__(
-        self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore, images: ImageStore
+        self, settings: Settings, database: Database, embedder: CachedEmbedder, packs: PackStore, images: ImageStore
     ) -> None:
         self._settings = settings
         self._database = database
@@ -131,14 +134,12 @@ class FaceService:
         label = clean_name(label, "label")
         with self._database.transaction() as session:
             found = find_domain(session, domain)
-            domain_id, domain_uid = found.id, found.uid
+            domain_id, key = found.id, DomainKey.of(found)
 
         def enrol_one(file: tuple[str, bytes]) -> FileOutcome:
             name, data = file
             try:
-                return FileOutcome(
-                    name, face=self._enrol_file(domain_id, domain_uid, label, data, client, request_id, claim)
-                )
+                return FileOutcome(name, face=self._enrol_file(domain_id, key, label, data, client, request_id, claim))
             except FacedexError as error:
                 log.info(f"[ENROL] Not enrolled: {error.code}", request_id=request_id)
                 return FileOutcome(name, error=error)
@@ -151,6 +152,31 @@ class FaceService:
         with ThreadPoolExecutor(max_workers=pictures_at_once(self._settings, len(distinct))) as threads:
             first = dict(zip(distinct, threads.map(carried(enrol_one), distinct.values()), strict=True))
         return EnrolmentResult(self._person_or_none(domain_id, label), _in_order(files, digests, first))
+
+    def enrol_file(
+        self,
+        domain: str,
+        label: str,
+        data: bytes,
+        *,
+        client: str,
+        request_id: str = "",
+        settle: Settle,
+    ) -> EnrolledFace:
+        """Enrol one picture of a job, in one transaction with what the job notes of it.
+
+        Args:
+            client, request_id: as of `enrol`.
+            settle: called with the transaction and the face's id, under the domain's lock; what it raises undoes all.
+
+        Raises:
+            FacedexError: why it was not enrolled, as `FileOutcome.error`.
+        """
+        label = clean_name(label, "label")
+        with self._database.transaction() as session:
+            found = find_domain(session, domain)
+            domain_id, key = found.id, DomainKey.of(found)
+        return self._enrol_file(domain_id, key, label, data, client, request_id, None, settle)
 
     def list(self, domain: str, label: str, *, limit: int, cursor: str | None) -> Page[EnrolledFace]:
         """A person's faces, oldest first.
@@ -188,16 +214,10 @@ class FaceService:
             wanted = _face_id(face_id)
             if not delete_template(session, found.id, person.id, wanted):
                 raise _no_such_face()
+            raise_cache_epoch(session, found.id)
             record(session, "face.deleted", domain_id=found.id, persons=[person.id], face=str(wanted))
             picture = self._images.path(found.uid, person.id, wanted)
-        self._database.once_committed(lambda: self._discard(picture))
-
-    def _discard(self, picture: Path) -> None:
-        """Delete the picture of a face that was deleted; what cannot be deleted now is swept later."""
-        try:
-            self._images.remove(picture)
-        except OSError as error:
-            log.warning("[ENROL] A stored picture cannot be deleted now", face=picture.name, reason=error.strerror)
+        self._database.once_committed(lambda: self._images.discard(picture))
 
     def picture(self, domain: str, label: str, face_id: str) -> Path:
         """The file of an enrolled face's picture, where it was kept.
@@ -233,27 +253,36 @@ class FaceService:
     def _enrol_file(
         self,
         domain_id: int,
-        domain_uid: UUID,
+        key: DomainKey,
         label: str,
         data: bytes,
         client: str,
         request_id: str,
         claim: Claim | None,
+        settle: Settle | None = None,
     ) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
-        digest = hashlib.sha256(data).digest()
+        digest, domain_uid = hashlib.sha256(data).digest(), key.uid
         with self._database.transaction() as session:
             # In this order: a repetition at the same time commits face and note together, so who sees the face sees the note.
             known = _is_known_picture(session, domain_id, find_person_or_none(session, domain_id, label), digest)
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 return done
             if known:
-                raise _known_picture()
+                raise known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
+        job = settle is not None  # nobody waits for it; nor would so many pictures do the cache any good
+        analysis = self._embedder.analyze(
+            data,
+            epoch=None if job else key,
+            deadline=deadline,
+            request_id=request_id,
+            client=client,
+            background=job,
+        )
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)
@@ -264,7 +293,10 @@ class FaceService:
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 picture.discard()
                 return done
-            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest)
+            face_id = uuid4()
+            if settle is not None:
+                settle(session, face_id)
+            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest, face_id)
             if claim is not None:
                 keep_face(session, claim, digest, domain_id, template.id)
             picture.place(template.person_id, template.id)
@@ -314,47 +346,17 @@ def _store(
     face: Face,
     digest: bytes,
     manifest: PackManifest,
+    face_id: UUID,
 ) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
-    """Store one template, and what was noticed, under the domain's lock, which the caller holds."""
-    assert face.embedding is not None
+    """Store one template of whoever has that label, or will have, under the domain's lock, which the caller holds."""
     person = find_person_or_none(session, domain.id, label)
-    if _is_known_picture(session, domain.id, person, digest):
-        raise _known_picture()
     if new := person is None:
         person = add_person(session, domain.id, label, label)
-    threshold = manifest.calibration.threshold
-    nearest = distance_to_person(session, domain.id, person.id, face.embedding)
-    if nearest is not None and is_same_photo(nearest, threshold):
-        raise DuplicateFace("The same photo of this person is enrolled already, in another encoding.")
-    template = NewTemplate(
-        person_id=person.id,
-        embedding=face.embedding,
-        image_sha256=digest,
-        box=face.box,
-        score=face.score,
-        sharpness=face.quality.sharpness,
-    )
-    insert_templates(session, domain.id, [template])
-    warnings = resemblances(
-        session, settings, domain, person, face.embedding, own_distance=nearest, threshold=threshold
-    )
-    record(session, "face.enrolled", domain_id=domain.id, persons=[person.id], face=str(template.id), new_person=new)
-    return session.get_one(FaceEmbedding, (domain.id, template.id)), warnings
+    return store_face(session, settings, domain, person, face, digest, manifest, face_id=face_id, new_person=new)
 
 
 def _is_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> bool:
-    if person is None:
-        return False
-    query = select(FaceEmbedding.id).where(
-        FaceEmbedding.domain_id == domain_id,
-        FaceEmbedding.image_sha256 == digest,
-        FaceEmbedding.person_id == person.id,
-    )
-    return session.scalars(query).first() is not None
-
-
-def _known_picture() -> DuplicateFace:
-    return DuplicateFace("This very picture of this person is enrolled already.")
+    return person is not None and known_face(session, domain_id, person.id, digest) is not None
 
 
 def _face_id(text: str) -> UUID:

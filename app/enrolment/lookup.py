@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import domains
 from app.db.models import Domain, FaceEmbedding, Person
+from app.db.references import PhotoCounts, photos_by_state
 from app.db.vectors import VALID_NOW_SQL
 from app.errors import PersonNotFound
 from app.names import as_uuid, clean_name
@@ -21,6 +22,7 @@ class PersonInfo:
 
     Attributes:
         faces: how many templates.
+        reference_photos: how many of them in each state.
         valid_from, valid_until: in UTC; None is unbounded.
         valid: whether recognition may name the person now, by the database's clock.
     """
@@ -34,6 +36,7 @@ class PersonInfo:
     valid: bool
     metadata: dict[str, Any]
     faces: int
+    reference_photos: PhotoCounts
     created_at: datetime
     updated_at: datetime
 
@@ -114,18 +117,19 @@ def read(session: Session, person: Person) -> PersonInfo:
     return info_of(*row)
 
 
-def select_persons(domain_id: int) -> Select[Person, int, bool]:
-    """The persons of a domain, each with what `info_of` takes: the count of faces, and whether they are valid now."""
+def select_persons(domain_id: int) -> Select[Person, int, dict[str, int], bool]:
+    """The persons of a domain, each with what `info_of` takes: their faces, their photos, and whether they are valid now."""
     faces = (
         select(func.count())
         .select_from(FaceEmbedding)
         .where(FaceEmbedding.domain_id == domain_id, FaceEmbedding.person_id == Person.id)
         .scalar_subquery()
     )
-    return select(Person, faces, literal_column(VALID_NOW_SQL).label("valid")).where(Person.domain_id == domain_id)
+    valid: ColumnElement[bool] = literal_column(VALID_NOW_SQL).label("valid")
+    return select(Person, faces, photos_by_state(domain_id), valid).where(Person.domain_id == domain_id)
 
 
-def info_of(person: Person, faces: int, valid: bool) -> PersonInfo:
+def info_of(person: Person, faces: int, photos: dict[str, int] | None, valid: bool) -> PersonInfo:
     """A row of `select_persons` as others see it."""
     return PersonInfo(
         id=person.id,
@@ -137,6 +141,7 @@ def info_of(person: Person, faces: int, valid: bool) -> PersonInfo:
         valid=valid,
         metadata=person.attributes,
         faces=faces,
+        reference_photos=PhotoCounts(**(photos or {})),
         created_at=person.created_at,
         updated_at=person.updated_at,
     )

@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.db.domains import lock_domain
+from app.db.job_files import rename_files
 from app.db.models import Person
 from app.db.session import Database
+from app.db.sessions import sessions_follow
 from app.enrolment.attributes import check_metadata, check_window
 from app.enrolment.lookup import (
     PersonInfo,
@@ -91,16 +93,8 @@ class PersonService:
             DomainNotFound: no such domain.
             PersonExists: the label or the external id is another person's.
         """
-        label = clean_name(label, "label")
-        shown = label if display_name is None else clean_name(display_name, "display name")
-        kept = _checked(details or PersonDetails())
         with self._database.transaction() as session:
-            domain_id = find_domain(session, domain).id
-            lock_domain(session, domain_id)
-            person = add_person(session, domain_id, label, shown, kept)
-            info = read(session, person)
-            record(session, "person.created", domain_id=domain_id, persons=[person.id])
-            return info
+            return read(session, new_person(session, domain, label, display_name, details))
 
     def list(
         self, domain: str, *, limit: int, cursor: str | None, contains: str | None, external_id: str | None = None
@@ -156,9 +150,13 @@ class PersonService:
             lock_domain(session, domain_id)
             person = find_person(session, domain_id, label)
             _refuse_taken(session, domain_id, _given(change.label), _given(change.external_id), keeper=person)
+            former = person.label
             _apply(person, change)
             check_window(person.valid_from, person.valid_until)
             _flush(session)
+            if person.label != former:
+                rename_files(session, domain_id, former, person.label)
+                sessions_follow(session, domain_id, former, person.id, person.id)
             session.refresh(person)
             info = read(session, person)
             if change.fields:
@@ -166,6 +164,23 @@ class PersonService:
                     session, "person.changed", domain_id=domain_id, persons=[person.id], fields=",".join(change.fields)
                 )
             return info
+
+
+def new_person(
+    session: Session, domain: str, label: str, display_name: str | None, details: PersonDetails | None = None
+) -> Person:
+    """Make a person without faces, and leave an event of it; locks the domain.
+
+    Raises: as `PersonService.create`.
+    """
+    label = clean_name(label, "label")
+    shown = label if display_name is None else clean_name(display_name, "display name")
+    kept = _checked(details or PersonDetails())
+    domain_id = find_domain(session, domain).id
+    lock_domain(session, domain_id)
+    person = add_person(session, domain_id, label, shown, kept)
+    record(session, "person.created", domain_id=domain_id, persons=[person.id])
+    return person
 
 
 def add_person(

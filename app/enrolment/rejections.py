@@ -15,13 +15,12 @@ from sqlalchemy.orm import Session, defer
 
 from app.audit import record
 from app.config import Settings
-from app.db.domains import lock_domain
+from app.db.domains import DomainKey, lock_domain
 from app.db.models import Domain, FaceRejection, Person
 from app.db.neighbours import distance_to_person
 from app.db.session import Database
 from app.db.templates import unit_vectors
 from app.deadline import Deadline
-from app.embedder.client import EmbedderClient
 from app.enrolment.lookup import PersonRef, find_domain, find_person
 from app.enrolment.quality import is_same_photo, main_face
 from app.errors import (
@@ -33,6 +32,7 @@ from app.errors import (
     SamePerson,
     TooManyRejections,
 )
+from app.face_cache.cached import CachedEmbedder
 from app.names import as_uuid
 from app.pages import Page, decode_cursor, encode_cursor
 from app.vision.faces import Analysis, Face, Float32Array
@@ -95,7 +95,7 @@ class RejectionInfo:
 class RejectionService:
     """The operations on rejections."""
 
-    def __init__(self, settings: Settings, database: Database, embedder: EmbedderClient, packs: PackStore) -> None:
+    def __init__(self, settings: Settings, database: Database, embedder: CachedEmbedder, packs: PackStore) -> None:
         self._settings = settings
         self._database = database
         self._embedder = embedder
@@ -112,10 +112,14 @@ class RejectionService:
             ImageError, EmbedderError, DatabaseError: as their names say.
         """
         with self._database.transaction() as session:  # before it costs a worker
-            domain_id = find_domain(session, request.domain).id
-            _find_both(session, domain_id, request)
+            domain = find_domain(session, request.domain)
+            _find_both(session, domain.id, request)
         analysis = self._embedder.analyze(
-            request.image, deadline=request.deadline, request_id=request.request_id, client=request.client
+            request.image,
+            epoch=DomainKey.of(domain),
+            deadline=request.deadline,
+            request_id=request.request_id,
+            client=request.client,
         )
         number, face = _chosen(analysis, request.face)
         threshold = self._packs.get(analysis.model).manifest.calibration.threshold

@@ -1,4 +1,5 @@
-"""All that is held about one person, as a zip archive: `person.json`, and `images/<face's id>.jpg` where pictures were kept.
+"""All that is held about one person, as a zip archive: `person.json`, `images/<face's id>.jpg` where pictures were kept, and
+`reference_photos/<id>.jpg` where photos are not extracted yet.
 
 `docs/api.md` describes `person.json`. It is written face by face: memory is bounded.
 """
@@ -11,17 +12,23 @@ from pathlib import Path
 from typing import IO, Any, Final
 from uuid import UUID
 
-from sqlalchemy import or_, select, text
+from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.db.models import AuditEvent, Domain, FaceEmbedding, FaceRejection, Person
+from app.db.references import PhotoInfo, photo_of, select_photos
 from app.db.session import Database, set_local
+from app.db.work_models import ReferencePhoto
 from app.enrolment.images import ImageStore, suffix
 from app.enrolment.lookup import find_domain, find_person
+from app.vision.formats import HEAD_BYTES, suffix_of
 
 FORMAT: Final = "facedex-person-1"
 _ROWS_AT_ONCE: Final = 200
+
+# A picture's name in the archive, and where it is: a file, or a reference photo by domain and id.
+_Picture = tuple[str, Path | tuple[int, UUID]]
 
 
 class PersonExport:
@@ -54,15 +61,18 @@ class PersonExport:
             with archive.open("person.json", "w", force_zip64=True) as stream:
                 pictures = self._write_json(stream, domain, person_id, statement_limit_s)
             # Not in the transaction, which the server ends when it hears nothing for a while.
-            for name, path in pictures:
-                _add_picture(archive, name, path)
+            for name, source in pictures:
+                if isinstance(source, Path):
+                    _add_picture(archive, name, source)
+                else:
+                    self._add_photo(archive, name, *source)
         return person_id
 
     def _write_json(
         self, stream: IO[bytes], domain: str, person_id: UUID, statement_limit_s: float | None
-    ) -> list[tuple[str, Path]]:
+    ) -> list[_Picture]:
         """Write `person.json`. Returns the pictures to be added: their names in the archive, and their files."""
-        pictures: list[tuple[str, Path]] = []
+        pictures: list[_Picture] = []
         with self._database.bulk_transaction() as session:
             session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             if statement_limit_s is not None:
@@ -73,9 +83,7 @@ class PersonExport:
                 stream.write(part.encode())
         return pictures
 
-    def _json(
-        self, session: Session, domain: Domain, person: Person, pictures: list[tuple[str, Path]]
-    ) -> Iterator[str]:
+    def _json(self, session: Session, domain: Domain, person: Person, pictures: list[_Picture]) -> Iterator[str]:
         """The text of `person.json`, in parts; `pictures` gets the files to be added."""
         head = {
             "format": FORMAT,
@@ -101,6 +109,7 @@ class PersonExport:
             .execution_options(yield_per=_ROWS_AT_ONCE)
         )
         yield from _member("rejections", map(_rejection, rejections))
+        yield from _member("reference_photos", self._photos(session, domain, person, pictures))
         events = session.scalars(
             select(AuditEvent.body)
             .where(AuditEvent.domain_id == domain.id, AuditEvent.body.contains(str(person.id), autoescape=True))
@@ -110,9 +119,7 @@ class PersonExport:
         yield from _member("audit_events", map(json.loads, events))
         yield "}\n"
 
-    def _face(
-        self, session: Session, domain: Domain, face: FaceEmbedding, pictures: list[tuple[str, Path]]
-    ) -> dict[str, Any]:
+    def _face(self, session: Session, domain: Domain, face: FaceEmbedding, pictures: list[_Picture]) -> dict[str, Any]:
         path = self._images.find(domain.uid, face.person_id, face.id)
         name = f"images/{face.id}{suffix(path)}" if path else None
         if path and name:
@@ -128,6 +135,46 @@ class PersonExport:
             "created_at": face.created_at.isoformat(),
             "embedding": face.embedding.tolist(),
         }
+
+    def _photos(
+        self, session: Session, domain: Domain, person: Person, pictures: list[_Picture]
+    ) -> Iterator[dict[str, Any]]:
+        """Of each what is told; its picture, where it has one still, is added later: it may be long."""
+        head = func.substring(ReferencePhoto.picture, 1, HEAD_BYTES)
+        query = select_photos(domain.id).add_columns(head).where(ReferencePhoto.person_id == person.id)
+        for *row, first_bytes in session.execute(query.order_by(ReferencePhoto.created_at, ReferencePhoto.id)):
+            photo = photo_of(row)
+            name = None
+            if first_bytes is not None:
+                name = f"reference_photos/{photo.id}{suffix_of(bytes(first_bytes))}"
+                pictures.append((name, (domain.id, photo.id)))
+            yield _photo(photo, name)
+
+    def _add_photo(self, archive: zipfile.ZipFile, name: str, domain_id: int, photo_id: UUID) -> None:
+        """One that was extracted or deleted meanwhile is left out."""
+        with self._database.transaction() as session:
+            picture = session.scalar(
+                select(ReferencePhoto.picture).where(
+                    ReferencePhoto.domain_id == domain_id, ReferencePhoto.id == photo_id
+                )
+            )
+        if picture is not None:
+            archive.writestr(zipfile.ZipInfo(name), picture)
+
+
+def _photo(photo: PhotoInfo, picture: str | None) -> dict[str, Any]:
+    return {
+        "id": str(photo.id),
+        "state": photo.state,
+        "image_sha256": photo.image_sha256,
+        "image": picture,
+        "strategy": photo.strategy,
+        "face_id": photo.face_id and str(photo.face_id),
+        "warnings": list(photo.warnings),
+        "error_code": photo.error_code,
+        "created_at": photo.created_at.isoformat(),
+        "tried_at": photo.tried_at and photo.tried_at.isoformat(),
+    }
 
 
 def _person(person: Person) -> dict[str, Any]:

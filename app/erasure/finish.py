@@ -3,11 +3,10 @@
 import sys
 
 from app.config import load_settings
-from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
 from app.db.session import Database
 from app.enrolment.images import ImageStore
-from app.erasure.service import ErasureService
+from app.erasure.building import build_erasure
 from app.errors import DatabaseDisabled, FacedexError
 from app.logs import configure_logging
 from app.tenancy import acting, everything
@@ -20,8 +19,7 @@ def main() -> int:
     configure_logging(settings, settings.logs_dir / "serve.log")
     packs = PackStore(settings.models_dir)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
-    datasets = DatasetForgetting(settings, DatasetStore(settings, packs))
-    service = ErasureService(Database(settings), packs, datasets, images)
+    service = build_erasure(settings, Database(settings), packs, DatasetStore(settings, packs), images)
     try:
         with acting(everything("start")):
             left = [receipt for receipt in service.finish() if not receipt.is_finished]

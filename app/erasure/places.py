@@ -4,8 +4,12 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from app.config import Settings
 from app.datasets.forgetting import DatasetForgetting
+from app.db.domains import cache_epochs
+from app.db.session import Database
 from app.enrolment.images import ImageStore
+from app.face_cache.shared import erase_domain_from_redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +97,28 @@ class Dataset:
         if subject.person_id is None:
             return self._datasets.erase_domain(subject.domain)
         return self._datasets.erase_person(subject.domain, subject.labels)
+
+
+class ExtractedFaces:
+    """The faces that Redis has of pictures of the last minutes: all of the domain's, as nobody knows whose they are.
+
+    Those in the memory of processes go by themselves (`app.face_cache.memory`).
+    """
+
+    place = "face_cache"
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._redis_url = settings.redis_url
+        self._database = database
+
+    def concerns(self, subject: Subject) -> bool:
+        """As `Eraser.concerns`."""
+        return self._redis_url is not None
+
+    def erase(self, subject: Subject) -> int:
+        """As `Eraser.erase`."""
+        if self._redis_url is None:  # it was set when the note was made: what it had is gone with FACE_CACHE_TTL_S
+            return 0
+        with self._database.transaction() as session:
+            epoch = cache_epochs(session, [subject.domain_uid]).get(subject.domain_uid)
+        return erase_domain_from_redis(self._redis_url.get_secret_value(), subject.domain_uid, epoch)

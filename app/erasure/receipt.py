@@ -23,6 +23,10 @@ IN_BACKUPS: Final = Remnant(
     "backups", "Backups, replicas and archived logs that were made before have to be deleted by hand."
 )
 IN_AUDIT: Final = Remnant("audit", "The events of the audit name the person's id; no name, picture or vector.")
+IN_PROCESS_MEMORY: Final = Remnant(
+    "face_cache",
+    "What a process of the web has just extracted from pictures for this domain is in its memory for up to ten seconds more.",
+)
 IN_ROWS_OF_OTHERS: Final = Remnant(
     "dataset_rows",
     "A label that was the person's is somebody else's now: rows under it stay in the dataset. Export that anew.",

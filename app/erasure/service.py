@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import record, record_domain
 from app.datasets.forgetting import DatasetForgetting
-from app.db.domains import drop_domain, lock_domain
+from app.db.domains import drop_domain, lock_domain, raise_cache_epoch
 from app.db.erasures import (
     Wanted,
     delete_rejections,
@@ -25,8 +25,11 @@ from app.db.erasures import (
     unfinished,
 )
 from app.db.idempotency import Claim
+from app.db.job_files import forget_files
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
+from app.db.references import photo_counts
 from app.db.session import Database
+from app.db.sessions import erase_sessions
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person
@@ -52,15 +55,29 @@ _SAME: Final = 1e-6
 
 
 class ErasureService:
-    """Takes persons and domains out of every place. `label` is a label or, where nobody has that label, an id."""
+    """Takes persons and domains out of every place. `label` is a label or, where nobody has that label, an id.
 
-    def __init__(self, database: Database, packs: PackStore, datasets: DatasetForgetting, images: ImageStore) -> None:
+    Args:
+        also: further places.
+        remains: what each receipt says of where something remains for a while.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        packs: PackStore,
+        datasets: DatasetForgetting,
+        images: ImageStore,
+        also: Sequence[Eraser] = (),
+        remains: Sequence[Remnant] = (),
+    ) -> None:
         self._database = database
         self._packs = packs
         self._datasets = datasets
         self._images = images
-        # In this order. A cache and a queue of jobs that hold something of persons belong here.
-        self._places: Sequence[Eraser] = (StoredPictures(images), Dataset(datasets))
+        # In this order.
+        self._places: Sequence[Eraser] = (StoredPictures(images), Dataset(datasets), *also)
+        self._remains = tuple(remains)
 
     def is_long(self, domain: str) -> bool:
         """Whether erasing a person of the domain may take as long as rewriting a dataset takes; in doubt yes.
@@ -147,7 +164,8 @@ class ErasureService:
 
     def _erase_domain(self, session: Session, domain: Domain, places: Sequence[Eraser], claim: Claim | None) -> Erasure:
         persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain.id))
-        counts = {"persons": persons or 0, "templates": domain.template_count}
+        photos = photo_counts(session, domain.id).total
+        counts = {"persons": persons or 0, "templates": domain.template_count, "reference_photos": photos}
         subject = Subject(domain.name, domain.uid, None, ())
         note = self._open(session, domain.id, subject, counts, places, claim)
         drop_domain(session, domain.id)
@@ -175,10 +193,16 @@ class ErasureService:
         counts = {
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
+            "reference_photos": photo_counts(session, domain.id, person.id).total,
+            "sessions": erase_sessions(
+                session, domain.id, person.id, (label for label in labels if label not in others)
+            ),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
+        counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
+        raise_cache_epoch(session, domain.id)
         leave_tombstone(session, domain.id, person.id)
         subject = Subject(domain.name, domain.uid, person.id, labels, tuple(person.former_ids))
         note = self._open(session, domain.id, subject, counts, self._places, claim)
@@ -225,7 +249,7 @@ class ErasureService:
                 failed.append(Remnant(place.place, reason or type(error).__name__))
         if note.pending:
             self._settle(note, counts, failed)
-        return receipt_of(note, counts, failed, (IN_ROWS_OF_OTHERS,) if others else ())
+        return receipt_of(note, counts, failed, ((IN_ROWS_OF_OTHERS,) if others else ()) + self._remains)
 
     def _others_labels(self, note: Erasure) -> frozenset[str]:
         """Which of the person's labels are somebody else's now: their rows in the dataset cannot be told from the person's."""
@@ -280,3 +304,14 @@ class ErasureService:
             return self._packs.get(model).manifest.calibration.threshold
         except FacedexError:
             return _SAME
+
+
+def _file_labels(person: Person, others: frozenset[str]) -> list[str]:
+    """What files of imports may call the person; `others` are labels that are somebody else's by now."""
+    labels = [person.label, *(label for label in person.former_labels if label not in others)]
+    return [
+        *labels,
+        *([person.external_id] if person.external_id else []),
+        str(person.id),
+        *map(str, person.former_ids),
+    ]

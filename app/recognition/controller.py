@@ -6,7 +6,6 @@ from typing import Final
 
 import structlog
 
-from app.embedder.client import EmbedderClient
 from app.errors import (
     ContractMismatch,
     DatabaseUnavailable,
@@ -15,6 +14,7 @@ from app.errors import (
     DomainNotMigrated,
     FacedexError,
 )
+from app.face_cache.cached import CachedEmbedder
 from app.recognition.matching import Decision, decide
 from app.recognition.service import (
     FaceHits,
@@ -61,7 +61,7 @@ class RecognitionController:
         self,
         chosen: RecognitionService,
         fallback: RecognitionService | None,
-        embedder: EmbedderClient,
+        embedder: CachedEmbedder,
         packs: PackStore,
     ) -> None:
         self._chosen = chosen
@@ -84,7 +84,11 @@ class RecognitionController:
         started_s = time.monotonic()
         route = self._route(request)
         analysis = self._embedder.analyze(
-            request.image, deadline=request.deadline, request_id=request.request_id, client=request.client
+            request.image,
+            epoch=route.gallery.key,
+            deadline=request.deadline,
+            request_id=request.request_id,
+            client=request.client,
         )
         calibration = self._calibration(analysis)
         query = SearchQuery(

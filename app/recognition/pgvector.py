@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db.breaker import CircuitBreaker
-from app.db.domains import Gallery, load_gallery
+from app.db.domains import DomainKey, Gallery, load_gallery
 from app.db.session import Database
 from app.db.vectors import PersonHit, SearchOptions, search
 from app.deadline import Deadline
@@ -78,6 +78,11 @@ class PgvectorGallery:
     def domain(self) -> str:
         """As `OpenGallery.domain`."""
         return self.gallery.name
+
+    @property
+    def key(self) -> DomainKey:
+        """As `OpenGallery.key`."""
+        return self.gallery.key
 
     @property
     def complete(self) -> bool:

@@ -44,6 +44,7 @@ class PklGallery:
     domain: str
     dataset: CompiledDataset
     complete: bool = True
+    key: None = None  # nobody could say when what is kept is out of date
 
     def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
         """As `OpenGallery.search`: exact."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from app.db.domains import DomainKey
 from app.deadline import Deadline
 from app.recognition.matching import Candidate, Decision
 from app.vision.faces import Face, Float32Array
@@ -114,6 +115,11 @@ class OpenGallery(Protocol):
     @property
     def domain(self) -> str:
         """The domain's name."""
+        ...
+
+    @property
+    def key(self) -> DomainKey | None:
+        """What faces that were extracted for it are kept under; None: they are not kept."""
         ...
 
     @property

@@ -1,67 +1,65 @@
-"""Gunicorn's threaded worker, which closes each connection in the thread that served it, and answers in one piece."""
+"""Gunicorn's threaded worker, which closes each connection in the thread that served it, and lets streams have theirs."""
 
 import select
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from app.server.one_piece import OnePieceResponse
+
+if TYPE_CHECKING:
+    from app.streaming.server import StreamServer
+
 # How long a thread waits for a client's next request before it leaves that to the main thread.
 _LINGER_MS: Final = 5
-# Longer bodies are not copied to stand behind their head.
-_ONE_PIECE_MAX_BYTES: Final = 64 * 1024
-
-
-class OnePieceResponse(wsgi.Response):  # type: ignore[misc]
-    """Sends the head together with the first bytes of the body: each piece wakes the client up, and the kernel's network."""
-
-    headers_sent: bool
-    _writing = False
-
-    def write(self, arg: bytes) -> None:
-        """Part of the body. Without one, `close` sends the head."""
-        self._writing = True
-        try:
-            super().write(arg)
-        finally:
-            self._writing = False
-
-    def send_headers(self) -> None:
-        """The head alone, unless part of the body is about to follow."""
-        if not self._writing:
-            super().send_headers()
-
-    def _emit_body(self, data: bytes) -> None:
-        if not self.headers_sent:
-            if len(data) > _ONE_PIECE_MAX_BYTES or self.chunked:
-                super().send_headers()
-            else:
-                lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
-                data = util.to_bytestring("".join(lines), "latin-1") + data
-                self.headers_sent = True
-        super()._emit_body(data)
-
+_STREAMS_END_WITHIN_S: Final = 5.0
 
 # What `wsgi.create` makes; Gunicorn has no setting for it.
 wsgi.Response = OnePieceResponse
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
-    """`ThreadWorker`, but for one thing: its main thread, which accepts connections, does not wait for any client.
+    """`ThreadWorker`, but for two things.
 
-    A connection is closed gracefully: for up to two seconds its client may close it first. Gunicorn waits for that in its main
-    thread, one connection after the other: some twenty clients that just stay, and for a minute nobody else is let in, and
-    Gunicorn takes the worker for stuck and kills it.
+    Its main thread, which accepts connections, does not wait for any client. A connection is closed gracefully: for up to two
+    seconds its client may close it first. Gunicorn waits for that in its main thread, one connection after the other: some
+    twenty clients that just stay, and for a minute nobody else is let in, and Gunicorn takes the worker for stuck and kills it.
+
+    And a view may take its connection away (`app/api/streams.py`): it detaches the socket. Then the connection is not
+    Gunicorn's any more: not closed, not counted. Streams end when the worker is told to.
     """
+
+    _streams: "StreamServer | None" = None
+
+    def load_wsgi(self) -> None:
+        """As Gunicorn's."""
+        super().load_wsgi()
+        from app.api.wiring import services_of  # the arbiter, which imports this module too, needs no application
+
+        self._streams = services_of(self.wsgi).streams
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: streams are closed while requests are still being answered."""
+        if self.alive and self._streams is not None:
+            self.method_queue.defer(self._streams.begin_stop)  # not here: a signal may come while its lock is held
+        super().handle_exit(sig, frame)
+
+    def run(self) -> None:
+        """As Gunicorn's, and then streams are waited for."""
+        try:
+            super().run()
+        finally:
+            if self._streams is not None:
+                self._streams.stop(_STREAMS_END_WITHIN_S)
 
     def handle(self, conn: TConn) -> object:
         """Serve a connection; in one of many threads."""
         goes_on = super().handle(conn)
         while goes_on is True and self._stays(conn):
             goes_on = super().handle(conn)
-        if not goes_on:
+        if not goes_on and not _is_gone(conn):
             conn.close(graceful=True)
         return goes_on
 
@@ -77,7 +75,12 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """What is left to do after `handle`; in the main thread."""
-        if conn.sock.fileno() < 0:
+        if _is_gone(conn):
             self.nr_conns -= 1
         else:
             super().finish_request(conn, fs)
+
+
+def _is_gone(conn: TConn) -> bool:
+    """Whether its socket was closed, or taken away."""
+    return bool(conn.sock.fileno() < 0)

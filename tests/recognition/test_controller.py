@@ -50,6 +50,7 @@ class Opened:
     service: Service
     domain: str
     complete: bool
+    key: None = None
 
     def search(self, probes, query, deadline):
         self.service.searched += 1
@@ -67,7 +68,7 @@ class Pool:
         self.error: Exception | None = None
         self._contract = contract
 
-    def analyze(self, image, *, deadline, request_id, client):
+    def analyze(self, image, *, epoch, deadline, request_id, client):
         self.asked += 1
         if self.error is not None:
             raise self.error

@@ -1,0 +1,1 @@
+"""Sessions over WebSocket: the connections of a web process, in one thread with one event loop."""
