@@ -48,7 +48,7 @@ def register_context(app: Flask, settings: Settings) -> None:
             elapsed_ms=round(elapsed_s * 1000, 1),
             code=g.get("problem_code", ""),
         )
-        if response.is_streamed:  # which may go on for long, or whose end nobody tells of
+        if response.is_streamed or response.direct_passthrough:  # may go on for long, or tell nobody of its end
             tell()
         else:  # when the answer has been sent: nobody waits for the log
             response.call_on_close(tell)
