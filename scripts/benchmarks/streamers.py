@@ -86,24 +86,33 @@ def streaming(streamers: Streamers) -> Iterator[Streamed]:
         result.__dict__.update(seen.result().__dict__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """From when to when frames are sent: from when all streams are open."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 def _run(streamers: Streamers, ready: Any, stop: Any) -> Streamed:
     return asyncio.run(_stream_all(streamers, ready, stop))
 
 
 async def _stream_all(streamers: Streamers, ready: Any, stop: Any) -> Streamed:
-    seen, ended = Streamed(), asyncio.Event()
+    seen, moments = Streamed(), _Moments()
     async with httpx.AsyncClient(base_url=streamers.url, headers=streamers.headers, timeout=_OPEN_WITHIN_S) as http:
         names = count()
         opened = [asyncio.Event() for _ in range(streamers.sessions)]
         tasks = [
-            asyncio.create_task(_keep_streaming(streamers, number, http, names, seen, opened[number], ended))
+            asyncio.create_task(_keep_streaming(streamers, number, http, names, seen, opened[number], moments))
             for number in range(streamers.sessions)
         ]
         await asyncio.wait_for(asyncio.gather(*(event.wait() for event in opened)), _OPEN_WITHIN_S)
         ready.set()
+        moments.begun.set()
         started_s = time.perf_counter()
         await asyncio.to_thread(stop.wait)
-        ended.set()
+        moments.ended.set()
         seen.seconds = time.perf_counter() - started_s
         await asyncio.gather(*tasks)
     seen.answers["unanswered"] = seen.sent - seen.answers.total()
@@ -117,11 +126,10 @@ async def _keep_streaming(
     names: Iterator[int],
     seen: Streamed,
     opened: asyncio.Event,
-    ended: asyncio.Event,
+    moments: _Moments,
 ) -> None:
-    await asyncio.sleep(number / streamers.sessions / streamers.fps)  # not all at the same moment
     pictures = streamers.pictures[number % len(streamers.pictures)]
-    while not ended.is_set():
+    while not moments.ended.is_set():
         wanted = {"kind": "enrol", "person": f"somebody {next(names)}", "max_frames": _MAX_FRAMES}
         try:
             made = (await http.post(f"/v1/domains/{streamers.domain}/sessions", json=wanted)).raise_for_status().json()
@@ -133,8 +141,10 @@ async def _keep_streaming(
                 await connection.recv()  # ready
                 seen.sessions += 1
                 opened.set()
-                decided = await _one_session(streamers.fps, pictures, connection, seen, ended)
-                seen.lost += not (decided or ended.is_set())
+                await moments.begun.wait()
+                await asyncio.sleep(number / streamers.sessions / streamers.fps)  # not all at the same moment
+                decided = await _one_session(streamers.fps, pictures, connection, seen, moments.ended)
+                seen.lost += not (decided or moments.ended.is_set())
         except (OSError, InvalidHandshake, ConnectionClosed, httpx.HTTPError):
             seen.lost += 1
             await asyncio.sleep(0.5)

@@ -160,6 +160,18 @@ def test_finish_waits_for_the_frame_before_it_and_takes_no_more(server):
     assert (session.seen, code) == ([1, 2], 1000)
 
 
+def test_a_finish_that_fails_is_told_and_may_be_said_again(server):
+    with server.connect(FakeSession(raises={b"finish": DatabaseUnavailable("x")})) as client:
+        heard(client)
+        client.send('{"type": "finish"}')
+        assert heard(client)["code"] == "database_unavailable"
+        client.send(b"x")
+        assert heard(client)["accepted"]
+        client.send('{"type": "finish"}')
+        assert heard(client)["result"] == {"decision": "finished"}
+        assert end_of(client)[1] == 1000
+
+
 def test_cancel_looks_at_nothing_more(server):
     session = FakeSession(gate=threading.Event())
     with server.connect(session) as client:
