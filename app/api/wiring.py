@@ -20,6 +20,7 @@ from app.enrolment.duplicates import DuplicateService
 from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
+from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
 from app.enrolment.references import ReferenceService
@@ -68,6 +69,7 @@ class Services:
     references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
     person_verification: PersonVerificationService
@@ -118,6 +120,7 @@ def build_services(settings: Settings) -> Services:
         ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
+        jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
         person_verification=PersonVerificationService(database, breaker, embedder, packs),
@@ -167,6 +170,8 @@ def build_app(settings: Settings) -> OpenAPI:
         embeddings,
         faces,
         health,
+        imports,
+        jobs,
         keys,
         persons,
         recognize,
@@ -202,7 +207,7 @@ def build_app(settings: Settings) -> OpenAPI:
     _register_keys(app, built)
     register_sweeps(app, built.answers, built.session_sweep)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, references, rejections, duplicates)
+    galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
     for module in (
         recognize,
         detect,

@@ -6,6 +6,7 @@ from flask import Flask
 def register_commands(app: Flask) -> None:
     """Add every command to the application."""
     from app.cli.audit import audit
+    from app.cli.benchmark import benchmark
     from app.cli.cache_embeddings import cache_embeddings
     from app.cli.doctor import doctor
     from app.cli.domains import domains
@@ -30,5 +31,5 @@ def register_commands(app: Flask) -> None:
         purge,
         export_person,
     )
-    for command in (*galleries, keys, models, quarantine, audit, doctor):
+    for command in (*galleries, keys, models, quarantine, audit, doctor, benchmark):
         app.cli.add_command(command)

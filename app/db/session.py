@@ -208,7 +208,7 @@ class Database:
             DatabaseUnavailable: no connection, or it was lost.
         """
         with translated_errors():
-            engine = _engine(database_url(self._settings), self._settings, timeout_s=0, poolclass=NullPool)
+            engine = unpooled_engine(self._settings, timeout_s=0)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 # The policies are forced on the owner too.
                 connection.execute(text("SET facedex.domains = '*'"))
@@ -291,6 +291,15 @@ class Database:
             pool_recycle=_POOL_RECYCLE_S,
             pool_use_lifo=True,
         )
+
+
+def unpooled_engine(settings: Settings, *, timeout_s: float) -> Engine:
+    """An engine that makes a new connection for each use, whose statements may take so long; 0: as long as they take.
+
+    Raises:
+        DatabaseUnavailable, DatabaseDisabled: as `database_url`.
+    """
+    return _engine(database_url(settings), settings, timeout_s=timeout_s, poolclass=NullPool)
 
 
 @contextmanager

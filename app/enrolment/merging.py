@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.db.domains import lock_domain
+from app.db.job_files import rename_files
 from app.db.models import GalleryTombstone, Person
 from app.db.references import move_photos
 from app.db.session import Database
@@ -69,6 +70,7 @@ class MergeService:
             _move_rejections(session, source, target)
             move_photos(session, domain_id, source.id, target.id)
             sessions_follow(session, domain_id, source.label, source_id, target.id)
+            rename_files(session, domain_id, source.label, target.label)
             delete_person(session, domain_id, source_id)
             session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id

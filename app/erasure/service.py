@@ -25,6 +25,7 @@ from app.db.erasures import (
     unfinished,
 )
 from app.db.idempotency import Claim
+from app.db.job_files import forget_files
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
 from app.db.references import photo_counts
 from app.db.session import Database
@@ -198,6 +199,7 @@ class ErasureService:
             ),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
+        counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
         raise_cache_epoch(session, domain.id)
@@ -302,3 +304,14 @@ class ErasureService:
             return self._packs.get(model).manifest.calibration.threshold
         except FacedexError:
             return _SAME
+
+
+def _file_labels(person: Person, others: frozenset[str]) -> list[str]:
+    """What files of imports may call the person; `others` are labels that are somebody else's by now."""
+    labels = [person.label, *(label for label in person.former_labels if label not in others)]
+    return [
+        *labels,
+        *([person.external_id] if person.external_id else []),
+        str(person.id),
+        *map(str, person.former_ids),
+    ]

@@ -9,7 +9,7 @@ from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
 from app.embedder.protocol import dump_analysis, load_analysis
 from app.face_cache.entry import MAX_ENTRY_BYTES, EntryKey, FaceStore
-from app.vision.faces import Analysis
+from app.vision.faces import Analysis, Effort
 
 
 class CachedEmbedder:
@@ -31,11 +31,13 @@ class CachedEmbedder:
         deadline: Deadline,
         request_id: str = "",
         client: str = "",
+        background: bool = False,
+        effort: Effort = "usual",
     ) -> Analysis:
         """Detect all faces of one picture, and embed them.
 
         Args:
-            image, deadline, request_id, client: as of `EmbedderClient.analyze`.
+            image, deadline, request_id, client, background, effort: as of `EmbedderClient.analyze`.
             epoch: the domain that it is for, as it was read from the database for this very request; None: neither looked up
                 nor kept.
 
@@ -44,14 +46,20 @@ class CachedEmbedder:
 
         Raises: as `EmbedderClient.analyze`. Errors are never kept: the next request asks again.
         """
+
+        def look() -> Analysis:
+            return self._embedder.analyze(
+                image, deadline=deadline, request_id=request_id, client=client, background=background, effort=effort
+            )
+
         if epoch is None or self._store is None:
-            return self._embedder.analyze(image, deadline=deadline, request_id=request_id, client=client)
+            return look()
         started_s = time.monotonic()
-        key = EntryKey(epoch, hashlib.sha256(image).digest())
+        key = EntryKey(epoch, hashlib.sha256(image).digest(), effort)
         if (kept := self._store.get(key)) is not None:
             analysis = load_analysis(kept)
             return replace(analysis, timings_ms={"cache": (time.monotonic() - started_s) * 1000})
-        analysis = self._embedder.analyze(image, deadline=deadline, request_id=request_id, client=client)
+        analysis = look()
         # Another model's is not what a later request would be answered by, once the pool has the domain's.
         if (analysis.model, analysis.contract) == (epoch.model, epoch.contract):
             dumped = dump_analysis(replace(analysis, timings_ms={}))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.db.domains import DomainKey
+from app.vision.faces import Effort
 
 MAX_ENTRY_BYTES = 64 * 1024
 """A longer analysis, of dozens of faces, is not kept: so a number of entries bounds the memory too."""
@@ -21,7 +22,7 @@ class EntryKey:
 
     domain: DomainKey
     sha256: bytes
-    effort: str = "usual"
+    effort: Effort = "usual"
 
 
 class FaceStore(Protocol):

@@ -24,9 +24,9 @@ T = TypeVar("T")
 # One answer of a healthy Redis takes a fraction of a millisecond, a model some twenty of them and more.
 _LIMIT_S: Final = 0.05
 _CONNECT_LIMIT_S: Final = 0.1
-_RETRY_AFTER_S: Final = 5.0
+_RETRY_AFTER_S: Final = 3.0
 # Nobody waits for an erasure's answer in vain: it is tried again.
-_ERASE_LIMIT_S: Final = 5.0
+_ERASE_LIMIT_S: Final = 2.0
 _SCAN_COUNT: Final = 5_000
 # Longer than any request lasts that has read the domain before it was erased.
 _FLOOR_S: Final = 86_400
@@ -113,7 +113,7 @@ class RedisStore:
         """As `FaceStore.observe`: how many entries there are."""
 
         def work(redis: Redis, sealing: Sealing, _put: Any) -> int:
-            return int(redis.zcount(_index(sealing), time.time() * 1000, "+inf"))  # type: ignore[arg-type]
+            return int(redis.zcount(_index(sealing), time.time() * 1000, "+inf"))
 
         if (entries := self._ask("count", work)) is not None:
             REDIS_ENTRIES.set(entries)
@@ -126,21 +126,20 @@ class RedisStore:
             answer = work(*self._open())
         except _FAILURES as error:
             ERRORS.labels(operation).inc()
-            with self._lock:
-                known, self._retry_at_s = self._retry_at_s is not None, self._clock() + _RETRY_AFTER_S
-            if not known:
+            if self._note_retry(self._clock() + _RETRY_AFTER_S) is None:
                 log.warning(f"[CACHE] Redis does not answer; faces are extracted anew: {type(error).__name__}")
             return None
-        if self._retry_at_s is not None:
-            with self._lock:
-                known, self._retry_at_s = self._retry_at_s is not None, None
-            if known:
-                log.warning("[CACHE] Redis is back")
+        if self._note_retry(None) is not None:
+            log.warning("[CACHE] Redis is back")
         return answer
 
+    def _note_retry(self, at_s: float | None) -> float | None:
+        """When it is to be asked again, None for always. Returns what was noted before."""
+        with self._lock:
+            before, self._retry_at_s = self._retry_at_s, at_s
+            return before
+
     def _may_ask(self) -> bool:
-        if self._retry_at_s is None:
-            return True
         with self._lock:
             if self._retry_at_s is None:
                 return True

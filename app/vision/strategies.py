@@ -28,8 +28,7 @@ Matrix = npt.NDArray[np.float64]
 # What the detector is shown is a copy, of which a larger one would show it nothing more.
 _LONGEST_SIDE_PX: Final = 2048
 _HALF_PIXEL: Final = 0.5
-# A copy that was turned or enlarged has lost something: a face in it takes the place of one that is believed where it is clearly
-# surer.
+# A turned or enlarged copy has lost something: its face takes the place of one that is believed only where it is clearly surer.
 _BETTER_BY: Final = 0.05
 
 

@@ -86,6 +86,17 @@ def test_a_transaction_can_have_a_shorter_limit_that_ends_with_it(database_setti
     database.close()
 
 
+def test_usually_connecting_may_take_ten_seconds_and_a_statement_thirty(database_settings: Settings) -> None:
+    usual = parse_settings()
+    limits = {name: getattr(usual, name) for name in ("db_connect_timeout_s", "db_statement_timeout_s")}
+    database = Database(with_settings(database_settings, db_pool_size=1, **limits))
+    with database.transaction() as session:
+        assert session.scalar(text("SHOW statement_timeout")) == "30s"
+        given = session.connection().connection.dbapi_connection.info.get_parameters()
+    assert given["connect_timeout"] == "10"
+    database.close()
+
+
 def test_settings_of_a_transaction_do_not_leak_into_the_next(database_settings: Settings) -> None:
     database = Database(with_settings(database_settings, db_pool_size=1))
     with database.transaction() as session:

@@ -22,7 +22,7 @@ class Pool:
         self.error: Exception | None = None
         self.model = "dlib"
 
-    def analyze(self, image, *, deadline, request_id, client):
+    def analyze(self, image, *, deadline, request_id, client, background, effort):
         self.asked += 1
         if self.error is not None:
             raise self.error
@@ -92,6 +92,13 @@ def test_what_another_model_saw_is_not_kept(cached, pool):
     ask(cached)
     pool.model = "dlib"
     assert ask(cached).model == "dlib"
+    assert pool.asked == 2
+
+
+def test_what_was_looked_for_harder_is_kept_apart(cached, pool):
+    ask(cached)
+    for _ in range(2):
+        cached.analyze(b"picture", epoch=DOMAIN, deadline=Deadline.after(10), background=True, effort="thorough")
     assert pool.asked == 2
 
 

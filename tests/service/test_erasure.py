@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
+from redis import Redis
 
 from tests.deepface_files import dataset
 from tests.pictures import lfw10
-from tests.service.running import RunningService, running_service
+from tests.redis_server import redis_server
+from tests.service.running import RunningService, free_port, running_service
 from tests.service.searching import (
     dump,
     found_in,
@@ -112,12 +115,38 @@ def test_under_load_nobody_who_asks_after_the_receipt_hears_of_them(service: Run
 
 
 @pytest.fixture
-def keeping(tmp_path: Path):
-    with running_service(tmp_path / "storage", "--workers", "1", env={"STORE_IMAGES": "true"}) as running:
+def redis_port(tmp_path: Path):
+    """Of a Redis of the test's own; None where there is none on this machine."""
+    if shutil.which("redis-server") is None:
+        yield None
+        return
+    port = free_port()
+    with redis_server(tmp_path, port):
+        yield port
+
+
+@pytest.fixture
+def keeping(tmp_path: Path, redis_port: int | None):
+    env = {"STORE_IMAGES": "true"} | ({"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"} if redis_port else {})
+    with running_service(tmp_path / "storage", "--workers", "1", env=env) as running:
         yield running
 
 
-def test_nothing_is_left_of_a_person_but_the_receipt(keeping: RunningService, tmp_path: Path) -> None:
+def in_redis(port: int | None) -> bytes:
+    """All that Redis has: names and values, as they are and as it would write them to its files."""
+    if port is None:
+        return b""
+    parts = []
+    with Redis(port=port) as redis:
+        for name in redis.scan_iter():
+            value = redis.get(name) if redis.type(name) == b"string" else b"".join(redis.zrange(name, 0, -1))
+            parts += [name, value, redis.dump(name)]
+    return b"\n".join(parts)
+
+
+def test_nothing_is_left_of_a_person_but_the_receipt(
+    keeping: RunningService, tmp_path: Path, redis_port: int | None
+) -> None:
     service = keeping
     people = lfw10()
     wanted, *others = list(people)[:4]
@@ -193,6 +222,11 @@ def test_nothing_is_left_of_a_person_but_the_receipt(keeping: RunningService, tm
         ("images", f"picture at {people[wanted][0].stat().st_size // 4}"),
     } <= {(file.partition("/")[0], what.rpartition(": ")[2]) for file, what in found}
     assert not {file for file, _ in found if file.startswith("logs/")}
+    with service.client() as http:
+        uid = http.get("/v1/domains").json()["items"][0]["id"]
+    entries = f"{{faces}}:{uid}:".encode()
+    assert (entries in in_redis(redis_port)) == (redis_port is not None)
+    assert found_in(in_redis(redis_port), needles) == set()  # what it has of them cannot be read
     assert {f"name {LABEL!r}", "vector at 0 as text"} <= {
         what.rpartition(": ")[2] for what in found_in(dump(service.storage), needles)
     }
@@ -208,8 +242,12 @@ def test_nothing_is_left_of_a_person_but_the_receipt(keeping: RunningService, tm
         "kept_answers": receipt["counts"]["kept_answers"],
         "pictures": 3,
         "dataset_rows": 3,
-    }
-    assert {entry["place"] for entry in receipt["remains"]} == {"backups", "audit"}
+    } | ({"face_cache": receipt["counts"].get("face_cache")} if redis_port else {})
+    assert (receipt["counts"].get("face_cache", 0) > 0) == (redis_port is not None)
+    assert entries not in in_redis(redis_port)
+    assert {entry["place"] for entry in receipt["remains"]} == {"backups", "audit"} | (
+        set() if redis_port else {"face_cache"}
+    )
     assert receipt["person_id"] == faces["person"]["id"]
 
     again = service.flask("erase", "--domain", "people", LABEL, "--yes", check=False)
@@ -223,7 +261,7 @@ def test_nothing_is_left_of_a_person_but_the_receipt(keeping: RunningService, tm
             assert label in named(http, people[label][PROBE])
         assert http.delete(path).status_code == 404
     dumped = dump(service.storage)
-    assert found_in(dumped, needles) == set()
+    assert found_in(dumped + in_redis(redis_port), needles) == set()
     assert receipt["person_id"].encode() in dumped  # the tombstone, and the audit
     # The command printed the receipt; nothing else was told.
     assert found_in((done.stdout + done.stderr).encode(), needles) == set()

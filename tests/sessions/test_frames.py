@@ -9,7 +9,9 @@ from app.vision.faces import Analysis, Box, Face, FaceQuality
 BOUNDS = QualityBounds(min_face_px=50, min_sharpness=10.0)
 
 
-def face(size: int = 100, *, sharpness: float = 50.0, brightness: float | None = 120.0, turn: float | None = 0.0) -> Face:
+def face(
+    size: int = 100, *, sharpness: float = 50.0, brightness: float | None = 120.0, turn: float | None = 0.0
+) -> Face:
     quality = FaceQuality(size, sharpness, brightness, turn)
     return Face(Box(0, 0, size, size), 0.9, np.zeros((5, 2), np.float32), quality)
 

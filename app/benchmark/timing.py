@@ -1,0 +1,65 @@
+"""Times of one run, and the machine they were measured on."""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of one way to do it, in milliseconds."""
+
+    name: str
+    runs: int
+    median_ms: float
+    p95_ms: float
+    min_ms: float
+
+
+def time_interleaved(ways: dict[str, Callable[[int], object]], runs: int) -> list[Timing]:
+    """Time each way `runs` times; `way(i)` does the i-th piece of work.
+
+    Taking turns, so that whatever else the machine does in the meantime strikes all of them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(0)
+    for run in range(runs):
+        for name, way in ways.items():
+            started = perf_counter()
+            way(run)
+            times[name].append((perf_counter() - started) * 1e3)
+    return [summary(name, row) for name, row in times.items()]
+
+
+def summary(name: str, times_ms: list[float]) -> Timing:
+    """What is shown of the times of one way."""
+    return Timing(name, len(times_ms), float(np.median(times_ms)), float(np.quantile(times_ms, 0.95)), min(times_ms))
+
+
+def machine() -> dict[str, str | int]:
+    """What a time depends on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_model() -> str:
+    """As Linux names it; elsewhere what Python knows."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
