@@ -83,7 +83,7 @@ class SessionClient:
         Raises:
             SessionFailed: the service refuses; the message says why.
         """
-        body = {"kind": kind, "person": person, "limits": limits}
+        body = {"kind": kind, "person": person} | limits
         made = self._ask("POST", f"/v1/domains/{quote(domain, safe='')}/sessions", json=body)
         address = stream_address(self._url, made["id"])
         return Session(made["id"], made["token"], address, lambda: self.read(made["id"])["result"])

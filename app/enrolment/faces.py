@@ -274,7 +274,15 @@ class FaceService:
             if known:
                 raise known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, epoch=key, deadline=deadline, request_id=request_id, client=client)
+        job = settle is not None  # nobody waits for it; nor would so many pictures do the cache any good
+        analysis = self._embedder.analyze(
+            data,
+            epoch=None if job else key,
+            deadline=deadline,
+            request_id=request_id,
+            client=client,
+            background=job,
+        )
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)

@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -133,7 +134,8 @@ def test_a_client_that_reads_nothing_is_given_up_and_holds_no_memory(server, mon
         sender = threading.Thread(target=send_until_it_fails, args=(client, frame(_BINARY, b"x" * 2000), 100_000))
         sender.start()
         assert server.session.closed.wait(30)
-        client.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # a reset may have come through
+            client.shutdown(socket.SHUT_RDWR)
         sender.join(30)
     assert CLOSED.labels("4005")._value.get() == given_up + 1
     assert memory_mb() - before_mb < 40
