@@ -190,7 +190,11 @@ class Settings(BaseSettings):
         origins = [entry.strip().lower() for entry in value.split(",") if entry.strip()]
         for origin in origins:
             parts = urlsplit(origin)  # its port raises ValueError too
-            if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or not parts.hostname:
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+                or not parts.hostname
+            ):
                 raise ValueError("must be origins like https://shop.example.com or http://localhost:3000")
             _ = parts.port
         return tuple(origins)

@@ -3,8 +3,11 @@
 FacedexError
 ├── InvalidRequest              the request cannot be understood
 │   ├── InvalidName             a domain or person name that cannot be kept
+│   │   └── UnsafePath          a file of an import whose name leads elsewhere, or to nobody
 │   ├── EmptyUpload             no picture where one is needed
 │   ├── UploadTooLarge          more bytes than MAX_UPLOAD_BYTES
+│   │   └── ImportTooLarge      more files than MAX_IMPORT_FILES, or bytes than MAX_IMPORT_BYTES
+│   ├── InvalidArchive          an upload that is no zip, or a damaged one
 │   ├── InvalidVector           vectors that cannot be compared
 │   ├── InvalidValidity         a window of validity that never opens
 │   ├── InvalidMetadata         metadata that cannot be kept
@@ -16,6 +19,7 @@ FacedexError
 │   └── ClientGone              the client hung up before it was answered
 ├── ImageError
 │   ├── InvalidImage            the bytes are no picture, or a damaged one
+│   ├── UnreadableFile          a file of a zip that cannot be taken out: encrypted, damaged, a link
 │   ├── UnsupportedImage        a picture, but of a format that is not accepted
 │   ├── ImageTooLarge           more pixels than MAX_IMAGE_PIXELS
 │   ├── ImageQuarantined        workers have died of it
@@ -34,6 +38,7 @@ FacedexError
 │   ├── RejectionNotFound
 │   ├── ReferencePhotoNotFound
 │   ├── SessionNotFound         no such session of frames, or none within reach
+│   ├── JobNotFound
 │   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
@@ -52,6 +57,9 @@ FacedexError
 │   ├── SessionExpired          a session whose time is over
 │   ├── SessionTakenOver        another connection goes on with the session
 │   ├── TooManySessions         a domain has as many open sessions as it may
+│   ├── JobEnded                a job that has ended is to be cancelled
+│   ├── JobNotEnded             a job that waits, runs or succeeded is to be tried again
+│   ├── FilesFailed             a job left files for another attempt
 │   ├── KeyEnded                a revoked or expired key is to be rotated
 │   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
@@ -137,6 +145,24 @@ class UploadTooLarge(InvalidRequest):
     code = "upload_too_large"
 
 
+class UnsafePath(InvalidName):
+    """The name of a file in an import climbs out, is absolute, or says of nobody whose the picture is."""
+
+    code = "unsafe_path"
+
+
+class ImportTooLarge(UploadTooLarge):
+    """An import has more files than MAX_IMPORT_FILES, or more bytes than MAX_IMPORT_BYTES, packed or not."""
+
+    code = "import_too_large"
+
+
+class InvalidArchive(InvalidRequest):
+    """The upload is no zip, or its directory is damaged."""
+
+    code = "invalid_archive"
+
+
 class InvalidVector(InvalidRequest):
     """Two vectors cannot be compared: not of one length, zero, or not finite."""
 
@@ -201,6 +227,12 @@ class InvalidImage(ImageError):
     """The bytes are not a picture, or are damaged or truncated."""
 
     code = "invalid_image"
+
+
+class UnreadableFile(ImageError):
+    """A file of a zip cannot be taken out: encrypted, damaged, packed in a way that is not known, or no ordinary file."""
+
+    code = "unreadable_file"
 
 
 class UnsupportedImage(ImageError):
@@ -317,6 +349,12 @@ class SessionNotFound(NotFound):
     code = "session_not_found"
 
 
+class JobNotFound(NotFound):
+    """No such job, or none within reach."""
+
+    code = "job_not_found"
+
+
 class Conflict(FacedexError):
     """The request contradicts what is stored."""
 
@@ -387,6 +425,24 @@ class NothingToResume(Conflict):
     """No migration of this dataset into the domain was broken off."""
 
     code = "nothing_to_resume"
+
+
+class JobEnded(Conflict):
+    """The job has ended: there is nothing to cancel."""
+
+    code = "job_ended"
+
+
+class JobNotEnded(Conflict):
+    """The job waits, runs, or has succeeded: there is nothing to try again."""
+
+    code = "job_not_ended"
+
+
+class FilesFailed(Conflict):
+    """Files of the job failed for reasons that may pass; another attempt takes them up again."""
+
+    code = "files_failed"
 
 
 class KeyEnded(Conflict):

@@ -99,3 +99,41 @@ def test_a_connection_that_is_kept_is_gunicorns(worker, connection, monkeypatch)
     worker.finish_request(connection, done)
     assert kept == [(connection, done)]
     assert worker.nr_conns == 1
+
+
+def test_a_connection_that_a_view_has_taken_away_is_neither_closed_nor_counted(worker, connection, monkeypatch):
+    taken = []
+
+    def take(_worker: WebWorker, connection: TConn) -> bool:
+        taken.append(socket.socket(fileno=connection.sock.detach()))
+        return False
+
+    monkeypatch.setattr(ThreadWorker, "handle", take)
+    done: Future[object] = Future()
+    done.set_result(worker.handle(connection))
+    worker.finish_request(connection, done)
+    assert worker.nr_conns == 0
+    with taken[0]:
+        taken[0].send(b"still open")
+        assert connection.client_end.recv(100) == b"still open"
+
+
+def test_streams_are_closed_when_the_worker_is_told_to_end_and_not_by_the_signal_handler_itself(worker, monkeypatch):
+    """Which may interrupt a thread that holds the lock it would need."""
+    deferred, streams = [], Mock()
+    worker._streams, worker.method_queue = streams, Mock(defer=deferred.append)
+    monkeypatch.setattr(ThreadWorker, "handle_exit", lambda *_given: None)
+    worker.handle_exit(15, None)
+    assert streams.begin_stop.mock_calls == []
+    assert deferred == [streams.begin_stop]
+
+
+def test_streams_are_waited_for_however_the_worker_ends(worker, monkeypatch):
+    def fail(_worker: WebWorker) -> None:
+        raise SystemExit(1)
+
+    worker._streams = Mock()
+    monkeypatch.setattr(ThreadWorker, "run", fail)
+    with pytest.raises(SystemExit):
+        worker.run()
+    worker._streams.stop.assert_called_once()

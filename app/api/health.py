@@ -57,7 +57,7 @@ def ready() -> Response:
 @access(Scope.ADMIN, installation=True)
 def metrics() -> Response:
     """Prometheus metrics of all web processes and, while it runs, of the worker pool."""
-    return metrics_response(services().embedder, services().cached)
+    return metrics_response(services().embedder, services().cached, services().jobs)
 
 
 def _recent_checks() -> dict[str, dict[str, Any]]:

@@ -7,8 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.embedder.client import EmbedderClient
-from app.errors import EmbedderError
+from app.enrolment.jobs import JobService
+from app.errors import DatabaseError, EmbedderError
 from app.face_cache.cached import CachedEmbedder
+from app.tenancy import acting, everything
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -36,14 +38,19 @@ def observe_request(method: str, route: str, status: int, elapsed_s: float) -> N
     REQUEST_SECONDS.labels(method, route).observe(elapsed_s)
 
 
-def metrics_response(embedder: EmbedderClient, cached: CachedEmbedder) -> Response:
-    """All metrics in Prometheus' text format; the pool's are missing where it is away, and `facedex_pool_up` says so."""
+def metrics_response(embedder: EmbedderClient, cached: CachedEmbedder, jobs: JobService) -> Response:
+    """All metrics in Prometheus' text format; the pool's are missing where it is away, and `facedex_pool_up` says so.
+
+    So are those of the jobs where the database is.
+    """
     cached.observe()
     registry: CollectorRegistry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry) + _pool_metrics(embedder), content_type=CONTENT_TYPE_LATEST)
+    return Response(
+        generate_latest(registry) + _pool_metrics(embedder) + _job_metrics(jobs), content_type=CONTENT_TYPE_LATEST
+    )
 
 
 def _pool_metrics(embedder: EmbedderClient) -> bytes:
@@ -53,3 +60,22 @@ def _pool_metrics(embedder: EmbedderClient) -> bytes:
         return head + b"1.0\n" + embedder.metrics()
     except EmbedderError:
         return head + b"0.0\n"
+
+
+def _job_metrics(jobs: JobService) -> bytes:
+    """The queue's, which is one for all processes and hosts."""
+    try:
+        with acting(everything("metrics")):
+            report = jobs.report()
+    except DatabaseError:
+        return b""
+    waiting = sum(count for (_, state), count in report.counts.items() if state == "queued")
+    lines = ["# HELP facedex_jobs Jobs that are kept, by kind and state", "# TYPE facedex_jobs gauge"]
+    lines += [
+        f'facedex_jobs{{kind="{kind}",state="{state}"}} {count}' for (kind, state), count in report.counts.items()
+    ]
+    lines += ["# HELP facedex_jobs_waiting Jobs that wait", "# TYPE facedex_jobs_waiting gauge"]
+    lines += [f"facedex_jobs_waiting {waiting}"]
+    lines += ["# HELP facedex_jobs_oldest_seconds Age of the oldest job that waits"]
+    lines += ["# TYPE facedex_jobs_oldest_seconds gauge", f"facedex_jobs_oldest_seconds {report.oldest_s:.3f}", ""]
+    return "\n".join(lines).encode()

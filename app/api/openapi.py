@@ -16,29 +16,30 @@ ViewReturn = Response | dict[str, Any] | tuple[Any, int] | tuple[Any, int, dict[
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "session": {"type": "http", "scheme": "bearer", "description": "the token that a session was answered with"},
 }
 SECURITY: Final[list[dict[str, list[Any]]]] = [{"bearer": []}, {"header": []}]
-_PROBLEM: Final[dict[str, Any]] = {
+PROBLEM: Final[dict[str, Any]] = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 }
 # The code in the body says which of the reasons listed in docs/api.md applies.
 PROBLEM_RESPONSES: Final[dict[Any, Any]] = {
-    400: _PROBLEM | {"description": "The request cannot be understood"},
-    401: _PROBLEM | {"description": "No API key, or one that is unknown, revoked or expired"},
-    403: _PROBLEM | {"description": "This key may not have that"},
-    404: _PROBLEM | {"description": "What the path names does not exist"},
-    409: _PROBLEM | {"description": "The request contradicts what is stored"},
-    413: _PROBLEM | {"description": "Too many bytes or pixels"},
+    400: PROBLEM | {"description": "The request cannot be understood"},
+    401: PROBLEM | {"description": "No API key, or one that is unknown, revoked or expired"},
+    403: PROBLEM | {"description": "This key may not have that"},
+    404: PROBLEM | {"description": "What the path names does not exist"},
+    409: PROBLEM | {"description": "The request contradicts what is stored"},
+    413: PROBLEM | {"description": "Too many bytes or pixels"},
     414: {
         "description": "A path or query of more than 8,190 bytes; the server itself answers",
         "content": {"text/html": {"schema": {"type": "string"}}},
     },
-    415: _PROBLEM | {"description": "A picture of a format that is not accepted"},
-    422: _PROBLEM | {"description": "Parameters, picture or face cannot be used"},
-    429: _PROBLEM | {"description": "Too many requests with this key, or from this address; see Retry-After"},
-    500: _PROBLEM | {"description": "An error of the service; its log has the request id"},
-    503: _PROBLEM | {"description": "Busy or not available; see Retry-After"},
-    504: _PROBLEM | {"description": "The deadline passed"},
+    415: PROBLEM | {"description": "A picture of a format that is not accepted"},
+    422: PROBLEM | {"description": "Parameters, picture or face cannot be used"},
+    429: PROBLEM | {"description": "Too many requests with this key, or from this address; see Retry-After"},
+    500: PROBLEM | {"description": "An error of the service; its log has the request id"},
+    503: PROBLEM | {"description": "Busy or not available; see Retry-After"},
+    504: PROBLEM | {"description": "The deadline passed"},
 }
 ERROR_MODEL: Final = Problem
 BINARY: Final[dict[str, str]] = {"type": "string", "format": "binary"}

@@ -18,7 +18,7 @@ _STRUCTURE: Final = (b"[", b"{", b",")
 _MAX_STRUCTURE: Final = 300
 _BLANKS: Final = string.whitespace.encode()
 # Names under which clients send files.
-_FILE_FIELDS = ("file", "files", "file[]", "files[]", "image", "photo")
+FILE_FIELDS: Final = ("file", "files", "file[]", "files[]", "image", "photo")
 # A form that is no picture may have as much structure as a person's metadata.
 _MAX_FORM_STRUCTURE: Final = 20_000
 
@@ -116,7 +116,7 @@ def parse_uploads(
         request.max_content_length = max_request_bytes
     if request.mimetype != "multipart/form-data":
         return [Upload("body", _checked(request.get_data(cache=False), max_bytes))]
-    files: list[FileStorage] = [file for field in _FILE_FIELDS for file in request.files.getlist(field)]
+    files: list[FileStorage] = [file for field in FILE_FIELDS for file in request.files.getlist(field)]
     if not files:
         raise EmptyUpload("Send the picture as the multipart field 'file'.")
     if len(files) > max_files:
@@ -140,7 +140,7 @@ def parse_form(request: Request, *, max_bytes: int, max_files: int) -> Form:
         given = {name: value for name, value in request.form.to_dict().items() if value or name == "label"}
         if "metadata" in given:
             given["metadata"] = _json_or(given["metadata"], given["metadata"])
-        has_files = any(request.files.getlist(field) for field in _FILE_FIELDS)
+        has_files = any(request.files.getlist(field) for field in FILE_FIELDS)
         return Form(given, parse_uploads(request, max_bytes=max_bytes, max_files=max_files) if has_files else [])
     if not request.is_json:
         return Form(None, [])

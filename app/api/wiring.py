@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
-from app.api.sweeping import AnswerSweep
+from app.api.sweeping import AnswerSweep, SessionSweep
 from app.audit.log import AuditLog
 from app.config import Settings
 from app.datasets.store import DatasetStore
@@ -20,6 +20,7 @@ from app.enrolment.duplicates import DuplicateService
 from app.enrolment.extraction import PhotoExtractor
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
+from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonService
 from app.enrolment.references import ReferenceService
@@ -38,7 +39,9 @@ from app.keys.slots import Slots, places_of_a_key
 from app.recognition.controller import RecognitionController
 from app.recognition.pgvector import PgvectorRecognition
 from app.recognition.pkl import PklRecognition
+from app.sessions.service import SessionService
 from app.streaming.server import StreamServer
+from app.verification.person import PersonVerificationService
 from app.verification.service import VerificationService
 from app.version import VERSION
 from app.vision.packs import InstalledPack, PackStore
@@ -66,13 +69,17 @@ class Services:
     references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
+    person_verification: PersonVerificationService
+    sessions: SessionService
     long_requests: LongRequests
     keeper: KeyKeeper
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    session_sweep: SessionSweep
     streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
@@ -94,6 +101,7 @@ def build_services(settings: Settings) -> Services:
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
+    sessions = SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended)
     return Services(
         settings=settings,
         database=database,
@@ -112,13 +120,17 @@ def build_services(settings: Settings) -> Services:
         ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
+        jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
+        person_verification=PersonVerificationService(database, breaker, embedder, packs),
+        sessions=sessions,
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        session_sweep=SessionSweep(settings, sessions, breaker),
         streams=StreamServer(settings),
     )
 
@@ -158,13 +170,17 @@ def build_app(settings: Settings) -> OpenAPI:
         embeddings,
         faces,
         health,
+        imports,
+        jobs,
         keys,
         persons,
         recognize,
         references,
         rejections,
+        sessions,
         streams,
         verify,
+        verify_person,
     )
     from app.api.access import open_to_every_key
     from app.api.auth import BROWSER_PREFIXES
@@ -189,10 +205,22 @@ def build_app(settings: Settings) -> OpenAPI:
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
     _register_keys(app, built)
-    register_sweeps(app, built.answers)
+    register_sweeps(app, built.answers, built.session_sweep)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, references, rejections, duplicates)
-    for module in (recognize, detect, embeddings, verify, *galleries, streams, keys, audit, health):
+    galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
+    for module in (
+        recognize,
+        detect,
+        embeddings,
+        verify,
+        verify_person,
+        *galleries,
+        sessions,
+        streams,
+        keys,
+        audit,
+        health,
+    ):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)

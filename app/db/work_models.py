@@ -75,6 +75,7 @@ class JobFile(Base):
     image_sha256: Mapped[bytes | None]
     picture: Mapped[bytes | None]
     state: Mapped[str] = mapped_column(server_default=text("'waiting'"), default="waiting")
+    tries: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     face_id: Mapped[UUID | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]

@@ -1,12 +1,12 @@
 """Faces of a person: enrol pictures, list, delete."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import select, tuple_
@@ -47,6 +47,9 @@ from app.vision.faces import Box, Face
 from app.vision.packs import PackManifest, PackStore
 
 log = structlog.stdlib.get_logger("facedex.enrolment")
+
+Settle = Callable[[Session, UUID], None]
+"""Notes, in the transaction that stores a face, that it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,31 @@ class FaceService:
             first = dict(zip(distinct, threads.map(carried(enrol_one), distinct.values()), strict=True))
         return EnrolmentResult(self._person_or_none(domain_id, label), _in_order(files, digests, first))
 
+    def enrol_file(
+        self,
+        domain: str,
+        label: str,
+        data: bytes,
+        *,
+        client: str,
+        request_id: str = "",
+        settle: Settle,
+    ) -> EnrolledFace:
+        """Enrol one picture of a job, in one transaction with what the job notes of it.
+
+        Args:
+            client, request_id: as of `enrol`.
+            settle: called with the transaction and the face's id, under the domain's lock; what it raises undoes all.
+
+        Raises:
+            FacedexError: why it was not enrolled, as `FileOutcome.error`.
+        """
+        label = clean_name(label, "label")
+        with self._database.transaction() as session:
+            found = find_domain(session, domain)
+            domain_id, key = found.id, DomainKey.of(found)
+        return self._enrol_file(domain_id, key, label, data, client, request_id, None, settle)
+
     def list(self, domain: str, label: str, *, limit: int, cursor: str | None) -> Page[EnrolledFace]:
         """A person's faces, oldest first.
 
@@ -231,6 +259,7 @@ class FaceService:
         client: str,
         request_id: str,
         claim: Claim | None,
+        settle: Settle | None = None,
     ) -> EnrolledFace:
         if not data:
             raise EmptyUpload("The file is empty.")
@@ -245,7 +274,15 @@ class FaceService:
             if known:
                 raise known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
-        analysis = self._embedder.analyze(data, epoch=key, deadline=deadline, request_id=request_id, client=client)
+        job = settle is not None  # nobody waits for it; nor would so many pictures do the cache any good
+        analysis = self._embedder.analyze(
+            data,
+            epoch=None if job else key,
+            deadline=deadline,
+            request_id=request_id,
+            client=client,
+            background=job,
+        )
         manifest = self._packs.get(analysis.model).manifest
         face = main_face(analysis)
         check_quality(face, min_face_px=self._settings.enrol_min_face_px, min_sharpness=manifest.min_sharpness)
@@ -256,7 +293,10 @@ class FaceService:
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 picture.discard()
                 return done
-            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest)
+            face_id = uuid4()
+            if settle is not None:
+                settle(session, face_id)
+            template, warnings = _store(session, self._settings, domain, label, face, digest, manifest, face_id)
             if claim is not None:
                 keep_face(session, claim, digest, domain_id, template.id)
             picture.place(template.person_id, template.id)
@@ -306,12 +346,13 @@ def _store(
     face: Face,
     digest: bytes,
     manifest: PackManifest,
+    face_id: UUID,
 ) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
     """Store one template of whoever has that label, or will have, under the domain's lock, which the caller holds."""
     person = find_person_or_none(session, domain.id, label)
     if new := person is None:
         person = add_person(session, domain.id, label, label)
-    return store_face(session, settings, domain, person, face, digest, manifest, new_person=new)
+    return store_face(session, settings, domain, person, face, digest, manifest, face_id=face_id, new_person=new)
 
 
 def _is_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> bool:

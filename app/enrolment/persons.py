@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.audit import record
 from app.db.domains import lock_domain
+from app.db.job_files import rename_files
 from app.db.models import Person
 from app.db.session import Database
+from app.db.sessions import sessions_follow
 from app.enrolment.attributes import check_metadata, check_window
 from app.enrolment.lookup import (
     PersonInfo,
@@ -148,9 +150,13 @@ class PersonService:
             lock_domain(session, domain_id)
             person = find_person(session, domain_id, label)
             _refuse_taken(session, domain_id, _given(change.label), _given(change.external_id), keeper=person)
+            former = person.label
             _apply(person, change)
             check_window(person.valid_from, person.valid_until)
             _flush(session)
+            if person.label != former:
+                rename_files(session, domain_id, former, person.label)
+                sessions_follow(session, domain_id, former, person.id, person.id)
             session.refresh(person)
             info = read(session, person)
             if change.fields:

@@ -1,6 +1,6 @@
 """One face of a person into the domain, as a template, with what is noticed about it."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -26,6 +26,8 @@ def store_face(
     face: Face,
     image_sha256: bytes,
     manifest: PackManifest,
+    *,
+    face_id: UUID | None = None,
     **details: Detail,
 ) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
     """Store one template, and leave an event of it, under the domain's lock, which the caller holds.
@@ -34,6 +36,7 @@ def store_face(
         face: with its embedding.
         image_sha256: of the picture's file.
         manifest: of the pack that made the embedding.
+        face_id: what the template is to be called; None leaves it to chance.
         details: for the event.
 
     Returns:
@@ -57,6 +60,7 @@ def store_face(
         box=face.box,
         score=face.score,
         sharpness=face.quality.sharpness,
+        id=face_id or uuid4(),
     )
     raise_cache_epoch_for_enrolment(session, domain.id, person.id)
     insert_templates(session, domain.id, [template])

@@ -25,9 +25,11 @@ from app.db.erasures import (
     unfinished,
 )
 from app.db.idempotency import Claim
+from app.db.job_files import forget_files
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
 from app.db.references import photo_counts
 from app.db.session import Database
+from app.db.sessions import erase_sessions
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person
@@ -192,8 +194,12 @@ class ErasureService:
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
             "reference_photos": photo_counts(session, domain.id, person.id).total,
+            "sessions": erase_sessions(
+                session, domain.id, person.id, (label for label in labels if label not in others)
+            ),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
+        counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
         raise_cache_epoch(session, domain.id)
@@ -298,3 +304,14 @@ class ErasureService:
             return self._packs.get(model).manifest.calibration.threshold
         except FacedexError:
             return _SAME
+
+
+def _file_labels(person: Person, others: frozenset[str]) -> list[str]:
+    """What files of imports may call the person; `others` are labels that are somebody else's by now."""
+    labels = [person.label, *(label for label in person.former_labels if label not in others)]
+    return [
+        *labels,
+        *([person.external_id] if person.external_id else []),
+        str(person.id),
+        *map(str, person.former_ids),
+    ]

@@ -142,7 +142,7 @@ class JobsWorker:
         beside = [asyncio.create_task(self._rescue(app)), asyncio.create_task(_once_set(stop, worker.stop))]
         log.info("[JOBS] Ready for jobs")
         try:
-            await worker.run()
+            await worker.run()  # type: ignore[no-untyped-call]
         finally:
             for task in beside:
                 task.cancel()

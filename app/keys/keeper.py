@@ -19,6 +19,7 @@ from app.keys.records import KeyRecord, find_record, usable_records
 from app.keys.rows import end_known_key
 from app.keys.snapshot import Moment, Revocation, Snapshot
 from app.keys.snapshot_file import SnapshotFile
+from app.names import as_uuid
 from app.tenancy import acting, current_reach, everything
 
 T = TypeVar("T")
@@ -74,6 +75,17 @@ class KeyKeeper:
             self.expect_change()  # the database is there, and has not been told yet
             return replace(record, revoked=True)
         return record
+
+    def has_ended(self, key_id: str) -> bool:
+        """Whether the snapshot, which is renewed with each revocation, does not have a key, or not any more.
+
+        It may not have a new one yet: who hears so asks the database.
+        """
+        snapshot = self._file.current()
+        if snapshot is None or as_uuid(key_id) is None:
+            return False
+        now = datetime.now(UTC)
+        return not any(key.id == key_id and (key.expires_at is None or key.expires_at > now) for key in snapshot.keys)
 
     def refresh(self, wait_s: float = _LOCK_WAIT_S) -> Snapshot:
         """Tell the database what was revoked without it, and write down anew what it has.

@@ -46,9 +46,9 @@ def presented_token(bearer: str | None, subprotocols: str | None) -> str:
         InvalidRequest: there are two.
     """
     found = {bearer} if bearer else set()
-    found |= {
-        name.removeprefix(TOKEN_PREFIX) for name in _offered(subprotocols) if name.startswith(TOKEN_PREFIX)
-    } - {""}
+    found |= {name.removeprefix(TOKEN_PREFIX) for name in _offered(subprotocols) if name.startswith(TOKEN_PREFIX)} - {
+        ""
+    }
     if len(found) > 1:
         raise InvalidRequest("The request has two tokens.")
     if not found:

@@ -26,6 +26,8 @@ log = structlog.stdlib.get_logger("facedex.streaming")
 _THREADS_MIN: Final = 2
 _THREADS_MAX: Final = 8
 _THREAD_ENDS_WITHIN_S: Final = 2.0
+# Of the kernel, which would keep megabytes for a client that reads nothing.
+_SEND_BUFFER_BYTES: Final = 64 * 1024
 
 
 class StreamServer:
@@ -60,7 +62,9 @@ class StreamServer:
         """Serve a connection from now on, and close everything that belongs to it at its end. Waits for nobody."""
         try:
             loop = self._running_loop()
-        except StreamsUnavailable:
+        except Exception as error:  # the connection is nobody else's any more
+            if not isinstance(error, StreamsUnavailable):
+                log.error("[STREAM] Unexpected exception", exc_info=error)
             connection.close()
             place.release()
             with acting(streamed.reach):
@@ -96,7 +100,9 @@ class StreamServer:
                 self._loop = asyncio.new_event_loop()
                 threads = ThreadPoolExecutor(self._threads, thread_name_prefix="frames")
                 self._turns = Turns(asyncio.Semaphore(self._threads), threads)
-                self._thread = threading.Thread(target=self._run, args=(self._loop, threads), name="streams", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop, threads), name="streams", daemon=True
+                )
                 self._thread.start()
             return self._loop
 
@@ -133,6 +139,7 @@ class StreamServer:
     async def _connect(connection: socket.socket, wire: Wire, dialogue: Dialogue) -> None:
         try:
             connection.setblocking(False)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: wire, connection)
         except OSError:  # the client has gone meanwhile
             connection.close()

@@ -25,7 +25,7 @@ _WINDOW_PX = 80
 MIN_FACE_PX = 40
 MIN_FACE_SHARE = 0.04
 # Of the faces of lfw10 the least certain has 0.26; what dlib would add below 0.1 are badges and folds of cloth.
-MIN_SCORES = MinScores(certain=0.4, strict=0.1, tolerant=-0.05)
+MIN_SCORES = MinScores(certain=0.4, strict=0.1, tolerant=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,8 +107,8 @@ class Calibration(_Frozen):
     def distance_at(self, rate: float) -> float:
         """The distance that other people's pictures do not exceed more often than that, to the nearest of a person's templates.
 
-        Between two measured points, and beyond the last, the logarithm of the rate is taken to be a straight line. Where nothing
-        was measured: one in a thousand at the threshold, and the odds that `slope` states for every step below it.
+        Between two measured points, and beyond the last, the logarithm of the rate is taken to be a straight line. Where
+        nothing was measured: one in a thousand at the threshold, and the odds that `slope` states for every step below it.
 
         Args:
             rate: share of impostors, above 0, below 1.

@@ -36,6 +36,8 @@ def upgrade() -> None:
     """Make the queue."""
     # Attempts since the job last came on: a long one that goes on after each is not given up.
     op.execute("ALTER TABLE jobs ADD COLUMN setbacks integer NOT NULL DEFAULT 0")
+    # Of a picture that workers take too long for, or die of.
+    op.execute("ALTER TABLE job_files ADD COLUMN tries integer NOT NULL DEFAULT 0")
     op.execute("CREATE INDEX jobs_finished_at_idx ON jobs (finished_at) WHERE finished_at IS NOT NULL")
     op.execute("CREATE INDEX jobs_waiting_idx ON jobs (state, created_at) WHERE finished_at IS NULL")
     op.execute("CREATE SCHEMA procrastinate; SET LOCAL search_path = procrastinate")
@@ -51,4 +53,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION defer_job(uuid)")
     op.execute("DROP SCHEMA procrastinate CASCADE")
     op.execute("DROP INDEX jobs_finished_at_idx; DROP INDEX jobs_waiting_idx")
+    op.execute("ALTER TABLE job_files DROP COLUMN tries")
     op.execute("ALTER TABLE jobs DROP COLUMN setbacks")

@@ -93,6 +93,8 @@ def test_a_repetition_takes_up_what_was_broken_off(app, send, faces, database: D
     assert again.json["counts"] == {
         "templates": 2,
         "rejections": 0,
+        "reference_photos": 0,
+        "sessions": 0,
         "kept_answers": 0,
         "pictures": 1,
         "dataset_rows": 2,

@@ -14,7 +14,7 @@ from tests.service.running import eventually
 
 log = logging.getLogger(__name__)
 
-# With two cores, each costs the better part of a second, and several where other tests run beside; each signal comes often enough.
+# With two cores, each costs the better part of a second, and several where other tests run beside.
 KILLS = int(os.environ.get("FACEDEX_TEST_KILLS", "24"))
 WORKERS = 4
 # So many at the same moment: the others take over what these held.

@@ -26,6 +26,7 @@ class FakeSession:
 
     raises: dict[bytes, Exception] = field(default_factory=dict)
     gate: threading.Event | None = None
+    answer_bytes: int = 0
     seen: list[int] = field(default_factory=list)
     reaches: set[Reach] = field(default_factory=set)
     started: threading.Event = field(default_factory=threading.Event)
@@ -45,6 +46,8 @@ class FakeSession:
             if picture in self.raises:
                 raise self.raises[picture]
             answer = {"type": "frame", "frame": frame, "accepted": True, "bytes": len(picture)}
+            if self.answer_bytes:
+                answer["words"] = "x" * self.answer_bytes
             return answer | ({"result": {"decision": "accepted"}} if picture == RESULT else {})
         finally:
             self.at_once -= 1
@@ -79,7 +82,9 @@ class Serving:
     def address(self) -> tuple[str, int]:
         return self.listener.getsockname()
 
-    def connect(self, session: FakeSession | None = None, *, session_id: UUID | None = None, **options) -> ClientConnection:
+    def connect(
+        self, session: FakeSession | None = None, *, session_id: UUID | None = None, **options
+    ) -> ClientConnection:
         """A client, whose connection has been handed over."""
         self.session, self.id = session or FakeSession(), session_id or uuid4()
         thread = threading.Thread(target=self._accept, args=(self.session, self.id))
@@ -89,12 +94,16 @@ class Serving:
         thread.join()
         return client
 
-    def raw(self, session: FakeSession | None = None) -> socket.socket:
+    def raw(self, session: FakeSession | None = None, *, receive_buffer: int | None = None) -> socket.socket:
         """A client that has done the handshake, and does as it likes from then on."""
         self.session, self.id = session or FakeSession(), uuid4()
         thread = threading.Thread(target=self._accept, args=(self.session, self.id))
         thread.start()
-        client = socket.create_connection(self.address, timeout=30)
+        client = socket.socket()
+        client.settimeout(30)
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.connect(self.address)
         client.sendall(
             b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -175,7 +175,9 @@ def test_cancel_looks_at_nothing_more(server):
     assert (session.seen, code) == ([1], 1000)
 
 
-@pytest.mark.parametrize("text", ["hello", "[]", '{"type": "sing"}', "[" * 4000, '{"type": ["finish"]}', "", "x" * 5000])
+@pytest.mark.parametrize(
+    "text", ["hello", "[]", '{"type": "sing"}', "[" * 4000, '{"type": ["finish"]}', "", "x" * 5000]
+)
 def test_text_that_is_no_command_is_told_and_after_some_the_stream_is_closed(server, text):
     with server.connect() as client:
         heard(client)

@@ -1,0 +1,78 @@
+"""`/v1/domains/{domain}/sessions` and `/v1/sessions/{session_id}`; `streams.py` takes the frames."""
+
+from typing import Any
+
+from flask import g
+from flask_openapi3 import APIBlueprint, Tag
+
+from app.api.access import access
+from app.api.idempotency import idempotent
+from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn
+from app.api.schemas import DomainPath
+from app.api.session_schemas import NewSession, NewSessionOut, SessionOut, SessionPath
+from app.api.wiring import services
+from app.errors import ScopeMissing
+from app.keys.principal import Scope
+from app.sessions.service import Kind, SessionInfo, Wanted
+
+bp = APIBlueprint(
+    "sessions",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="sessions")],
+    abp_security=SECURITY,
+    abp_responses=PROBLEM_RESPONSES,
+)
+
+_SCOPES = {Kind.ENROL: Scope.ENROL, Kind.VERIFY: Scope.VERIFY}
+
+
+@bp.post("/domains/<domain>/sessions", responses={201: NewSessionOut})
+@access(Scope.ENROL, Scope.VERIFY)
+@idempotent(secret="token")  # noqa: S106 -- the name of the member
+def create_session(path: DomainPath, body: NewSession) -> ViewReturn:
+    """Make a session: frames that enrol a person, or decide whether it is them.
+
+    Needs the scope that is called as `kind` is. The token opens the stream; it is in this answer, and nowhere else.
+    """
+    kind = Kind(body.kind)
+    if _SCOPES[kind] not in g.client.scopes:
+        raise ScopeMissing(f"This needs an API key with the scope {_SCOPES[kind].value}.")
+    wanted = Wanted(**body.model_dump(exclude={"kind", "person"}))
+    info, token = services().sessions.create(path.domain, body.person, kind, wanted, request_id=g.request_id)
+    return dump_session(info) | {"token": token, "stream": f"/v1/sessions/{info.id}/stream"}, 201
+
+
+@bp.get("/sessions/<session_id>", responses={200: SessionOut})
+@access(Scope.ENROL, Scope.VERIFY)
+def get_session(path: SessionPath) -> ViewReturn:
+    """How far a session is, and how it has ended; for seven days after that."""
+    return dump_session(services().sessions.read(path.session_id))
+
+
+@bp.delete("/sessions/<session_id>", responses={200: SessionOut})
+@access(Scope.ENROL, Scope.VERIFY)
+@idempotent
+def cancel_session(path: SessionPath) -> ViewReturn:
+    """End a session undecided and forget its frames. One that has ended stays as it is."""
+    return dump_session(services().sessions.cancel(path.session_id))
+
+
+def dump_session(info: SessionInfo) -> dict[str, Any]:
+    """`SessionOut`."""
+    return {
+        "id": str(info.id),
+        "domain": info.domain,
+        "kind": info.kind.value,
+        "person": info.label,
+        "person_id": str(info.person_id) if info.person_id else None,
+        "state": info.state,
+        "limits": info.limits.to_json(),
+        "frames": info.frames,
+        "progress": info.progress,
+        "result": info.result,
+        "created_by": info.created_by,
+        "created_at": info.created_at.isoformat(),
+        "expires_at": info.expires_at.isoformat(),
+        "finished_at": info.finished_at.isoformat() if info.finished_at else None,
+    }

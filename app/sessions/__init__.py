@@ -1,0 +1,1 @@
+"""Sessions: a person enrolled, or verified, from a stream of frames."""
