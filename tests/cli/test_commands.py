@@ -48,7 +48,7 @@ def commands(service):
     app.extensions["facedex"].database.close()
 
 
-def test_enrol_reports_what_it_did_and_what_not_and_why(service, folder, domain):
+def test_enrol_reports_what_it_did_and_what_not_and_why(service, commands, folder, domain):
     done = service.flask("enrol", domain, str(folder), "--json", check=False)
     assert done.returncode == 3, done.stderr
     report = json.loads(done.stdout)
@@ -68,14 +68,14 @@ def test_enrol_reports_what_it_did_and_what_not_and_why(service, folder, domain)
     told = service.flask("recognize", domain, str(folder / "Eileen Collins/astronaut.png"))
     assert "match" in told.stdout
     assert "Eileen Collins  distance 0.0000" in told.stdout
-    answer = json.loads(service.flask("recognize", domain, str(folder / "Škoda 😀/1.JPG"), "--json").stdout)
+    answer = json.loads(commands.invoke(args=("recognize", domain, str(folder / "Škoda 😀/1.JPG"), "--json")).stdout)
     assert answer["best_match"]["person_name"] == "Škoda 😀"
-    shown = json.loads(service.flask("domains", "show", domain, "--json").stdout)
+    shown = json.loads(commands.invoke(args=("domains", "show", domain, "--json")).stdout)
     assert (shown["persons"], shown["embeddings"], shown["index"]["state"]) == (2, 2, "valid")
-    assert domain in service.flask("domains", "list").stdout
+    assert domain in commands.invoke(args=("domains", "list")).stdout
 
 
-def test_an_interrupted_enrolment_is_taken_up_again(service, tmp_path, domain):
+def test_an_interrupted_enrolment_is_taken_up_again(service, http, tmp_path, domain):
     photo = Image.open(pictures.group_photo()).convert("RGB")
     for n in range(40):  # forty photos of one person, each cut a little differently
         person = tmp_path / "photos" / f"person {n:02}"
@@ -85,8 +85,8 @@ def test_an_interrupted_enrolment_is_taken_up_again(service, tmp_path, domain):
     process = subprocess.Popen(argv, cwd=ROOT, env=service.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def enrolled() -> int:
-        shown = service.flask("domains", "show", domain, "--json", check=False)
-        return json.loads(shown.stdout)["embeddings"] if shown.returncode == 0 else 0
+        shown = http.get(f"/v1/domains/{domain}")
+        return shown.json()["embeddings"] if shown.is_success else 0
 
     with process:
         eventually(lambda: enrolled() >= 1)
@@ -105,9 +105,9 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_service(service):
         assert part in done.stdout
 
 
-def test_doctor_finds_and_mends_a_missing_index(service, folder, domain):
-    service.flask("enrol", domain, str(folder), check=False)
-    info = json.loads(service.flask("domains", "show", domain, "--json").stdout)
+def test_doctor_finds_and_mends_a_missing_index(service, commands, folder, domain):
+    commands.invoke(args=("enrol", domain, str(folder)))
+    info = json.loads(commands.invoke(args=("domains", "show", domain, "--json")).stdout)
     database = Database(parse_settings(storage_dir=service.storage))
     with database.maintenance() as connection:
         connection.execute(text(f"DROP INDEX {info['index']['name']}"))
