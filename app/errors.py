@@ -36,9 +36,9 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
-│   ├── JobNotFound
 │   ├── ReferencePhotoNotFound
 │   ├── SessionNotFound         no such session of frames, or none within reach
+│   ├── JobNotFound
 │   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
@@ -52,14 +52,14 @@ FacedexError
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
 │   ├── NothingToResume         no migration of the dataset has been left unfinished
-│   ├── JobEnded                a job that has ended is to be cancelled
-│   ├── JobNotEnded             a job that waits, runs or succeeded is to be tried again
-│   ├── FilesFailed             a job left files for another attempt
 │   ├── NoTemplates             a person without faces to compare with
 │   ├── SessionEnded            a session that is decided, or was cancelled
 │   ├── SessionExpired          a session whose time is over
 │   ├── SessionTakenOver        another connection goes on with the session
 │   ├── TooManySessions         a domain has as many open sessions as it may
+│   ├── JobEnded                a job that has ended is to be cancelled
+│   ├── JobNotEnded             a job that waits, runs or succeeded is to be tried again
+│   ├── FilesFailed             a job left files for another attempt
 │   ├── KeyEnded                a revoked or expired key is to be rotated
 │   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
@@ -337,12 +337,6 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
-class JobNotFound(NotFound):
-    """No such job, or none within reach."""
-
-    code = "job_not_found"
-
-
 class ReferencePhotoNotFound(NotFound):
     """The person has no reference photo of that id."""
 
@@ -353,6 +347,12 @@ class SessionNotFound(NotFound):
     """No such session of frames, or none within reach; also one whose person was erased."""
 
     code = "session_not_found"
+
+
+class JobNotFound(NotFound):
+    """No such job, or none within reach."""
+
+    code = "job_not_found"
 
 
 class Conflict(FacedexError):

@@ -223,3 +223,11 @@ def test_each_web_process_has_threads_for_all_that_can_wait_for_the_pool():
     assert models.web_threads == 2 + 3 + 2 * 10 + 8
     assert parse_settings(embedder_queue=4096).web_threads == 512
     assert parse_settings(web_threads=5).web_threads == 5
+
+
+def test_allowed_origins_are_origins(tmp_path):
+    given = parse_settings(storage_dir=tmp_path, allowed_origins="https://Shop.example.com, http://localhost:3000")
+    assert given.allowed_origins == ("https://shop.example.com", "http://localhost:3000")
+    for wrong in ("shop.example.com", "https://a/path", "https://a/", "ftp://a", "https://", "*", "https://a:port"):
+        with pytest.raises(SettingsError, match="ALLOWED_ORIGINS"):
+            parse_settings(storage_dir=tmp_path, allowed_origins=wrong)

@@ -105,7 +105,7 @@ def describe_access(app: Flask, paths: dict[str, Any]) -> None:
     """Add to each operation of an OpenAPI document what it asks of a key, for people and for programs."""
     for rule in app.url_map.iter_rules():
         declared = access_of(app, rule.endpoint)
-        if declared is None:
+        if declared is None or rule.websocket:  # its twin for plain requests is described
             continue
         for method in rule.methods or ():
             operation = paths.get(parse_rule(rule.rule), {}).get(method.lower())

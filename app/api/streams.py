@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final, Never
 
 from flask import Response, g, request
+from flask.sansio.blueprints import BlueprintSetupState
 from flask_openapi3 import APIBlueprint, Tag
+from werkzeug.routing import Rule
 
 from app.api.access import token_access
 from app.api.openapi import PROBLEM, PROBLEM_RESPONSES, ViewReturn
@@ -19,11 +21,11 @@ from app.errors import (
     Unauthenticated,
     WrongSessionToken,
 )
-from app.sessions.service import SessionService, SessionStream
 from app.streaming.handshake import Opened, check_origin, open_protocol, presented_token
 from app.streaming.places import Place
 from app.streaming.session import Streamed
 
+_PATH: Final = "/v1/sessions/<session_id>/stream"
 _TOKEN_SECURITY: Final[list[dict[str, list[Any]]]] = [{"session": []}]
 _HANDSHAKE_HEADERS: Final = ("Host", "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version")
 _PROTOCOL_HEADER: Final = "Sec-Websocket-Protocol"
@@ -38,7 +40,7 @@ bp = APIBlueprint(
 
 
 @bp.get(
-    "/v1/sessions/<session_id>/stream",
+    _PATH,
     responses={
         101: {"description": "The WebSocket is open: frames in, one JSON message out for each (docs/api.md)"},
         426: PROBLEM | {"description": "The request does not ask for a WebSocket"},
@@ -60,6 +62,13 @@ def stream_frames(path: SessionPath) -> ViewReturn:
         services().streams.hand_over(taken, opened, streamed, place)
 
     return _HandOver(connection, take)
+
+
+@bp.record_once
+def _match_websockets(state: BlueprintSetupState) -> None:
+    """Werkzeug matches what asks for a WebSocket with no other rules than such."""
+    endpoint = f"{bp.name}.{stream_frames.__name__}"
+    state.app.url_map.add(Rule(_PATH, endpoint=endpoint, methods=["GET"], websocket=True))
 
 
 @bp.teardown_request
@@ -88,19 +97,6 @@ class _HandOver(Response):
         raise StopIteration
 
 
-class _Session:
-    """The session as the stream needs it: it can also be cancelled."""
-
-    def __init__(self, stream: SessionStream, sessions: SessionService) -> None:
-        self.look, self.drop, self.finish, self.close = stream.look, stream.drop, stream.finish, stream.close
-        self._id = stream.id
-        self._sessions = sessions
-
-    def cancel(self) -> dict[str, Any]:
-        info = self._sessions.cancel(self._id)
-        return {"type": "result", "result": info.result or {"outcome": info.state}}
-
-
 def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
     settings, sessions = services().settings, services().sessions
     try:
@@ -124,14 +120,14 @@ def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
         stream.close()
 
     g.abandon_stream = abandon
-    place.belongs_to(stream.reach.client)
+    place.belongs_to(stream.client)
     streamed = Streamed(
         id=stream.id,
-        client=stream.reach.client,
+        client=stream.client,
         reach=stream.reach,
         remaining_s=stream.remaining_s,
         greeting=stream.greeting(),
-        session=_Session(stream, sessions),
+        session=stream,
         request_id=g.request_id,
     )
     return streamed, opened

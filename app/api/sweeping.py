@@ -1,4 +1,4 @@
-"""Removes answers that were kept for idempotency keys, once their time is over."""
+"""Removes what is kept for a time, once that is over: answers to idempotency keys, and sessions with their frames."""
 
 import threading
 import time
@@ -10,9 +10,10 @@ from flask import Flask, Response
 
 from app.config import Settings
 from app.db.breaker import CircuitBreaker
-from app.db.idempotency import sweep
+from app.db.idempotency import sweep as sweep_answers
 from app.db.session import Database
 from app.errors import DatabaseError
+from app.sessions.service import SessionService
 from app.tenancy import acting, everything
 
 log = structlog.stdlib.get_logger("facedex.api")
@@ -24,14 +25,12 @@ _ROUNDS: Final = 40
 _LIMIT_S: Final = 2.0
 
 
-class AnswerSweep:
-    """What is older than IDEMPOTENCY_KEEP_S goes, once a minute and process."""
+class MinutelySweep:
+    """Sweeps once a minute and process."""
 
-    def __init__(self, settings: Settings, database: Database, breaker: CircuitBreaker) -> None:
-        self._enabled = settings.vector_db_enabled
-        self._keep_s = settings.idempotency_keep_s
-        self._database = database
-        self._breaker = breaker
+    def __init__(self, what: str, enabled: bool) -> None:
+        self._what = what
+        self._enabled = enabled
         self._sweeping = threading.Lock()
         self._next_s = 0.0
 
@@ -43,9 +42,27 @@ class AnswerSweep:
             self._next_s = time.monotonic() + _EVERY_S
             self.sweep()
         except (DatabaseError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.warning(f"[API] Old idempotency keys stay for now: {type(error).__name__}")
+            log.warning(f"[API] {self._what} stay for now: {type(error).__name__}")
         finally:
             self._sweeping.release()
+
+    def sweep(self) -> int:
+        """Remove all that is too old. Returns how many.
+
+        Raises:
+            DatabaseError: what was removed stays removed.
+        """
+        raise NotImplementedError
+
+
+class AnswerSweep(MinutelySweep):
+    """What is older than IDEMPOTENCY_KEEP_S goes."""
+
+    def __init__(self, settings: Settings, database: Database, breaker: CircuitBreaker) -> None:
+        super().__init__("Old idempotency keys", settings.vector_db_enabled)
+        self._keep_s = settings.idempotency_keep_s
+        self._database = database
+        self._breaker = breaker
 
     def sweep(self) -> int:
         """Remove all that is too old, some at a time. Returns how many.
@@ -60,18 +77,33 @@ class AnswerSweep:
                 self._breaker.guard(),
                 self._database.transaction(_LIMIT_S) as session,
             ):
-                last = sweep(session, keep_s=self._keep_s, limit=_ROWS)
+                last = sweep_answers(session, keep_s=self._keep_s, limit=_ROWS)
             removed += last
             if last < _ROWS:
                 break
         return removed
 
 
-def register_sweeps(app: Flask, answers: AnswerSweep) -> None:
+class SessionSweep(MinutelySweep):
+    """Sessions whose time is over end, and their frames go; what ended days ago goes too."""
+
+    def __init__(self, settings: Settings, sessions: SessionService, breaker: CircuitBreaker) -> None:
+        super().__init__("Expired sessions", settings.vector_db_enabled)
+        self._sessions = sessions
+        self._breaker = breaker
+
+    def sweep(self) -> int:
+        """As `MinutelySweep.sweep`."""
+        with self._breaker.guard():
+            return self._sessions.sweep()
+
+
+def register_sweeps(app: Flask, *sweeps: MinutelySweep) -> None:
     """Sweep after any answer has been sent, so that nobody waits for it: old answers go though nobody sends a key any more."""
 
     @app.after_request
     def _sweep(response: Response) -> Response:
         if not response.direct_passthrough:  # such answers tell nobody that they have been sent
-            response.call_on_close(answers.sweep_when_due)
+            for sweep in sweeps:
+                response.call_on_close(sweep.sweep_when_due)
         return response

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
-from app.api.sweeping import AnswerSweep
+from app.api.sweeping import AnswerSweep, SessionSweep
 from app.audit.log import AuditLog
 from app.config import Settings
 from app.datasets.store import DatasetStore
@@ -79,6 +79,7 @@ class Services:
     keys: KeyService
     audit: AuditLog
     answers: AnswerSweep
+    session_sweep: SessionSweep
     streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
@@ -100,6 +101,7 @@ def build_services(settings: Settings) -> Services:
     packs = PackStore(settings.models_dir)
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
+    sessions = SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended)
     return Services(
         settings=settings,
         database=database,
@@ -122,12 +124,13 @@ def build_services(settings: Settings) -> Services:
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
         person_verification=PersonVerificationService(database, breaker, embedder, packs),
-        sessions=SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended),
+        sessions=sessions,
         long_requests=LongRequests(settings.web_threads),
         keeper=keeper,
         keys=KeyService(settings, database, datasets, keeper),
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
+        session_sweep=SessionSweep(settings, sessions, breaker),
         streams=StreamServer(settings),
     )
 
@@ -202,7 +205,7 @@ def build_app(settings: Settings) -> OpenAPI:
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
     _register_keys(app, built)
-    register_sweeps(app, built.answers)
+    register_sweeps(app, built.answers, built.session_sweep)
     register_error_handlers(app)
     galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
     for module in (

@@ -16,6 +16,7 @@ from app.embedder.answer import embeddings_to_json
 from app.embedder.files import read_picture
 from app.errors import FacedexError, InvalidRequest
 from app.logs import configure_logging
+from app.vision.faces import Effort
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("photo", metavar="PHOTO", help="a JPEG, PNG, WebP or BMP file")
     parser.add_argument("--model", metavar="NAME", help="an installed model pack (default: the active one)")
+    parser.add_argument(
+        "--thorough", action="store_true", help="where the usual look finds no face, try all other strategies"
+    )
     return parser
 
 
@@ -58,7 +62,9 @@ def _analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     from app.embedder.local import LocalEmbedder
 
     embedder = LocalEmbedder(settings, arguments.model)
-    return embeddings_to_json(embedder.analyze(image, deadline=Deadline.after(settings.request_deadline_s)))
+    effort: Effort = "thorough" if arguments.thorough else "usual"
+    analysis = embedder.analyze(image, deadline=Deadline.after(settings.request_deadline_s), effort=effort)
+    return embeddings_to_json(analysis) | ({"strategy": analysis.strategy} if arguments.thorough else {})
 
 
 def _error(code: str, message: str) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from app.errors import (
     EmptyUpload,
     FacedexError,
     ImportTooLarge,
-    UnsupportedImage,
     UploadTooLarge,
 )
-from app.vision.formats import HEAD_BYTES, media_type
+from app.vision.formats import check_header
 
 IMPORT: Final = "import"
 """The kind of the job."""
@@ -118,8 +117,7 @@ class _Files:
             raise EmptyUpload("The file is empty.")
         if len(data) > self._settings.max_upload_bytes:
             raise UploadTooLarge(f"The file is longer than {self._settings.max_upload_bytes} bytes.")
-        if media_type(data[:HEAD_BYTES]) is None:
-            raise UnsupportedImage("The file is no picture of an accepted format: JPEG, PNG, WebP, BMP.")
+        check_header(data)
         digest = hashlib.sha256(data).digest()
         if (label, digest) in self._seen:
             raise DuplicateFace("This very picture of this person is in the import twice.")

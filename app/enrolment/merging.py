@@ -14,6 +14,7 @@ from app.db.job_files import rename_files
 from app.db.models import GalleryTombstone, Person
 from app.db.references import move_photos
 from app.db.session import Database
+from app.db.sessions import sessions_follow
 from app.db.templates import delete_person, move_templates
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonInfo, find_domain, find_person, read
@@ -67,8 +68,9 @@ class MergeService:
             target.former_ids = [*dict.fromkeys([*source.former_ids, source.id, *target.former_ids])]
             moved, dropped = move_templates(session, domain_id, source.id, target.id)
             _move_rejections(session, source, target)
-            rename_files(session, domain_id, source.label, target.label)
             move_photos(session, domain_id, source.id, target.id)
+            rename_files(session, domain_id, source.label, target.label)
+            sessions_follow(session, domain_id, source.label, source_id, target.id)
             delete_person(session, domain_id, source_id)
             session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id

@@ -14,6 +14,7 @@ from app.db.domains import lock_domain
 from app.db.job_files import rename_files
 from app.db.models import Person
 from app.db.session import Database
+from app.db.sessions import sessions_follow
 from app.enrolment.attributes import check_metadata, check_window
 from app.enrolment.lookup import (
     PersonInfo,
@@ -155,6 +156,7 @@ class PersonService:
             _flush(session)
             if person.label != former:
                 rename_files(session, domain_id, former, person.label)
+                sessions_follow(session, domain_id, former, person.id, person.id)
             session.refresh(person)
             info = read(session, person)
             if change.fields:

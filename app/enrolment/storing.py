@@ -36,7 +36,7 @@ def store_face(
         face: with its embedding.
         image_sha256: of the picture's file.
         manifest: of the pack that made the embedding.
-        face_id: the template's; None: a new one.
+        face_id: what the template is to be called; None leaves it to chance.
         details: for the event.
 
     Returns:

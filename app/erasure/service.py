@@ -29,6 +29,7 @@ from app.db.job_files import forget_files
 from app.db.models import Domain, Erasure, FaceEmbedding, Person
 from app.db.references import photo_counts
 from app.db.session import Database
+from app.db.sessions import erase_sessions
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person
@@ -193,6 +194,9 @@ class ErasureService:
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
             "reference_photos": photo_counts(session, domain.id, person.id).total,
+            "sessions": erase_sessions(
+                session, domain.id, person.id, (label for label in labels if label not in others)
+            ),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
         counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))

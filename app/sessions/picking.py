@@ -119,12 +119,14 @@ class Picks:
         group, distance = self._group_of(embedding)
         if group is None and distance <= self._far:
             return self, Reason.UNLIKE
+        is_new = self._is_new(min(distance, np.inf if known is None else known), number)
+        if group is None and not is_new:
+            return self, Reason.TOO_SIMILAR  # to what the person has
         if group is None:
             group, counted = len(self.counts), replace(self, counts=(*self.counts, 1))
         else:
             counted = replace(self, counts=tuple(count + (at == group) for at, count in enumerate(self.counts)))
-        own = [kept for kept in self.kept if kept.group == group]
-        if len(own) >= (self.limits.templates or 0) or not self._is_new(min(distance, known or distance), number):
+        if not is_new or sum(kept.group == group for kept in self.kept) >= (self.limits.templates or 0):
             return counted, Reason.TOO_SIMILAR
         taken = replace(counted, kept=(*self.kept, Kept(number, group, embedding)))
         return taken, None if group == taken.main else Reason.ANOTHER_PERSON

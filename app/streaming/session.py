@@ -20,7 +20,7 @@ class StreamedSession(Protocol):
         ...
 
     def drop(self, frame: int, reason: str) -> dict[str, Any]:
-        """The answer to a frame that is not looked at. Waits for nothing: asked in the loop's thread, also while another looks."""
+        """The answer to a frame that is not looked at. Waits for nothing: it is asked in the loop's own thread."""
         ...
 
     def finish(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.vision.faces import Analysis, Effort, Embed, Face, Float32Array, UInt8A
 from app.vision.images import decode_image
 from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
-from app.vision.strategies import AlignedFace, Detect, MinScores, search
+from app.vision.strategies import AlignedFace, Detect, MinScores, Strategy, search
 
 
 def run_pipeline(
@@ -64,7 +64,7 @@ def _run(
     image_bgr = decode_image(image_bytes, max_pixels=max_pixels)
     times.append(time.perf_counter())
     _check(deadline, "decoded")
-    found, strategy = search(image_bgr, find_faces, scores, effort, lambda: _check(deadline, "searched"))
+    found, strategy = search(image_bgr, find_faces, scores, effort, _between_strategies(deadline))
     found.sort(key=_largest_first)
     times.append(time.perf_counter())
     faces = _with_embeddings(found, found[: _EMBEDDED[embed]], embed_chips)
@@ -84,6 +84,20 @@ def _run(
 def _check(deadline: Deadline, done: str) -> None:
     if deadline.expired:
         raise WorkerTimeout(f"The deadline passed while the picture was {done}.")
+
+
+def _between_strategies(deadline: Deadline) -> Callable[[Strategy], None]:
+    """Ends the search in time: native code cannot be broken off, and a worker that answers too late counts as hanging."""
+    started_s, usual_s = time.perf_counter(), None
+
+    def check(strategy: Strategy) -> None:
+        nonlocal usual_s
+        if usual_s is None:
+            usual_s = time.perf_counter() - started_s
+        if deadline.remaining_s() < strategy.cost * usual_s:
+            raise WorkerTimeout("The deadline does not leave the time to look for faces in all ways.")
+
+    return check
 
 
 def _in_chunks(

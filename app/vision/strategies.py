@@ -28,8 +28,6 @@ Matrix = npt.NDArray[np.float64]
 # What the detector is shown is a copy, of which a larger one would show it nothing more.
 _LONGEST_SIDE_PX: Final = 2048
 _HALF_PIXEL: Final = 0.5
-# A turned or enlarged copy has lost something: its face takes the place of one that is believed only where it is clearly surer.
-_BETTER_BY: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +62,31 @@ class Strategy:
     padding: float = 0.0
     angle_deg: float = 0.0
 
+    @property
+    def cost(self) -> float:
+        """How long it takes, at most, in times of the usual look: it grows with the pixels that are searched."""
+        angle = math.radians(self.angle_deg % 90)
+        return (self.zoom * (1 + 2 * self.padding) * (math.cos(angle) + math.sin(angle))) ** 2
+
 
 USUAL: Final = Strategy("usual")
-# Before those that turn it: most pictures are upright, and a detector sees faces in whatever lies on its side.
-STRATEGIES: Final = (
-    Strategy("enlarged", zoom=2.0),
-    Strategy("reduced", zoom=0.5),
-    Strategy("padded", padding=0.5),
-    *(Strategy(f"turned-{angle}", angle_deg=angle) for angle in (90, 270, 180)),
-    *(Strategy(f"tilted{angle:+}", angle_deg=angle) for angle in (-20, 20, -40, 40)),
-)
+_TURNED: Final = tuple(Strategy(f"turned-{angle}", angle_deg=angle) for angle in (90, 270, 180))
+_RESIZED: Final = (Strategy("enlarged", zoom=2.0), Strategy("reduced", zoom=0.5), Strategy("padded", padding=0.5))
+_TILTED: Final = tuple(Strategy(f"tilted{angle:+}", angle_deg=angle) for angle in (-20, 20, -40, 40))
+# In turn; those of a group are compared with each other. Turns come first: some detectors see a face that lies on its side as
+# if it did not, less surely, and find landmarks where there are none. Enlarged, it would seem as good as an upright one.
+GROUPS: Final = ((USUAL, *_TURNED), _RESIZED, _TILTED)
 NONE_FOUND: Final = "none"
 
 
 def search(
-    image_bgr: UInt8Array, detect: Detect, scores: MinScores, effort: Effort, before_each: Callable[[], None]
+    image_bgr: UInt8Array, detect: Detect, scores: MinScores, effort: Effort, before_each: Callable[[Strategy], None]
 ) -> tuple[list[AlignedFace], str]:
     """Faces, and the name of the strategy that found them.
 
-    The first strategy that shows the detector a face that it is certain of is the last. Where none does, it is the one that
-    shows it the surest. Of what it is not even usually sure of, that is one face: others may be anything.
+    In the first group of strategies that show the detector a face, it is the one that shows it the surest; one that it is
+    certain of ends the search. Where none does, the surest is taken of what the detector is not usually sure of: one face,
+    since others may be anything.
 
     Args:
         image_bgr: uint8, (H, W, 3).
@@ -93,19 +96,17 @@ def search(
     if effort == "usual":
         return detect(image_bgr, USUAL.zoom, scores.strict), USUAL.name
     best, name = detect(image_bgr, USUAL.zoom, scores.tolerant), USUAL.name
-    best_score = _surest(best)
-    for strategy in STRATEGIES:
-        if best_score >= scores.certain:
-            break
-        before_each()
-        found = _found_by(strategy, image_bgr, detect, scores)
-        if _surest(found) > best_score + (_BETTER_BY if best_score >= scores.strict else 0.0):
-            best, best_score, name = found, _surest(found), strategy.name
-    if not best:
-        return [], NONE_FOUND
-    if best_score < scores.strict:
-        return [max(best, key=_score)], f"{name}-tolerant"
-    return [item for item in best if _score(item) >= scores.strict], name
+    for group in GROUPS:
+        for strategy in group:
+            if _surest(best) >= scores.certain:
+                break
+            if strategy is not USUAL:
+                before_each(strategy)
+                found = _found_by(strategy, image_bgr, detect, scores)
+                best, name = (found, strategy.name) if _surest(found) > _surest(best) else (best, name)
+        if _surest(best) >= scores.strict:
+            return [item for item in best if _score(item) >= scores.strict], name
+    return ([max(best, key=_score)], f"{name}-tolerant") if best else ([], NONE_FOUND)
 
 
 def _score(item: AlignedFace) -> float:
@@ -145,7 +146,8 @@ def shown_picture(image_bgr: UInt8Array, strategy: Strategy) -> tuple[UInt8Array
         matrix = np.array([[size[0] / width, 0, 0], [0, size[1] / height, 0]])
     if strategy.padding:
         added = round(strategy.padding * max(shown.shape[:2]))
-        shown = np.asarray(cv2.copyMakeBorder(shown, added, added, added, added, cv2.BORDER_REPLICATE), np.uint8)
+        sides = (added, added, added, added)
+        shown = np.asarray(cv2.copyMakeBorder(shown, *sides, cv2.BORDER_CONSTANT, value=_mean_colour(shown)), np.uint8)
         matrix = matrix + np.array([[0, 0, added], [0, 0, added]])
     if strategy.angle_deg:
         shown, turn = _turned(shown, strategy.angle_deg)
@@ -195,7 +197,14 @@ def _turned(image: UInt8Array, angle_deg: float) -> tuple[UInt8Array, Matrix]:
     if angle_deg in quarters:
         return np.asarray(cv2.rotate(image, quarters[int(angle_deg)]), np.uint8), matrix
     canvas = int(size_px[0]), int(size_px[1])
-    return np.asarray(cv2.warpAffine(image, pixels, canvas, borderMode=cv2.BORDER_REPLICATE), np.uint8), matrix
+    return np.asarray(cv2.warpAffine(image, pixels, canvas, borderValue=_mean_colour(image)), np.uint8), matrix
+
+
+def _mean_colour(image: UInt8Array) -> tuple[float, ...]:
+    """What is added to a picture: with it, more faces that fill their picture are found than with its edge, repeated or
+    mirrored, or with black.
+    """
+    return tuple(map(float, cv2.mean(image)[:3]))
 
 
 def _after(second: Matrix, first: Matrix) -> Matrix:

@@ -1,15 +1,11 @@
 """More requests than the pool can take: what is refused, and how long those wait that are not."""
 
 import json
-import re
-from dataclasses import dataclass
-from typing import Self
 
 import click
 import numpy as np
 
 from app.config import Settings
-from app.embedder.client import EmbedderClient
 from scripts.benchmarks.load import Load, closed_loop, open_loop, upload
 from scripts.benchmarks.pictures import photos
 from scripts.benchmarks.processes import members
@@ -27,28 +23,28 @@ _CLIENTS_PER_WORKER = 4
     "--factor", type=click.FloatRange(min=1), default=2.0, show_default=True, help="Of what the service can take."
 )
 @click.option("--queue", type=click.IntRange(min=1), help="EMBEDDER_QUEUE; else its default.")
+@click.option("--queue-s", type=click.FloatRange(min=0.01), help="EMBEDDER_QUEUE_S; else its default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def overload(seconds: float, factor: float, queue: int | None, as_json: bool) -> None:
+def overload(seconds: float, factor: float, queue: int | None, queue_s: float | None, as_json: bool) -> None:
     """Measure latency without load and the most that is answered, then send several times as much, whatever comes back."""
-    settings = Settings(_env_file=None, **({"embedder_queue": queue} if queue else {}))
-    with temporary_service({"EMBEDDER_QUEUE": str(settings.embedder_queue)}) as service:
+    given = {"embedder_queue": queue, "embedder_queue_s": queue_s}
+    settings = Settings(_env_file=None, **{name: value for name, value in given.items() if value is not None})
+    env = {"EMBEDDER_QUEUE": str(settings.embedder_queue), "EMBEDDER_QUEUE_S": str(settings.embedder_queue_s)}
+    with temporary_service(env) as service:
         service.create_domain(_DOMAIN)
         fields, key = {"domain": _DOMAIN}, service.key
         uploads = [upload("/recognize", fields, [("file", path.read_bytes())], key) for path in photos()]
         alone = closed_loop(service.port, uploads, 1, count=300)
         busy = closed_loop(service.port, uploads, cores() * _CLIENTS_PER_WORKER, seconds=15)
-        for load in (alone, busy):
-            if load.counts.keys() != {"200"}:
+        # Where a short queue is asked for, or the machine is slow, some of these clients are too many already.
+        for load, allowed in ((alone, {"200"}), (busy, _ALLOWED)):
+            if not load.counts.keys() <= allowed:
                 raise click.ClickException(f"Not all were answered without overload: {load.counts}")
-        pids, jobs = _pids(service), _Jobs.of(service)
+        pids = _pids(service)
         over = open_loop(service.port, uploads, rate=busy.rate * factor, seconds=seconds)
-        job_ms = _Jobs.of(service).mean_ms_since(jobs)
         lost = pids - _pids(service)
-    # What the last place in the queue waits for: all before it, worked off by all workers.
-    queue_ms = settings.embedder_queue / settings.embedder_workers * job_ms
-    facts = _facts(alone, busy, over, queue_ms) | {
-        "the queue's bound": f"{queue_ms:.0f} ms: {settings.embedder_queue} jobs of {job_ms:.1f} ms, "
-        f"{settings.embedder_workers} workers",
+    facts = _facts(alone, busy, over, settings.embedder_queue_s * 1e3) | {
+        "the queue's bounds": f"{settings.embedder_queue_s * 1e3:.0f} ms, {settings.embedder_queue} jobs",
         "processes lost": len(lost),
     }
     if as_json:
@@ -56,23 +52,6 @@ def overload(seconds: float, factor: float, queue: int | None, as_json: bool) ->
         return
     click.echo(", ".join(f"{key}: {value}" for key, value in machine().items()) + "\n")
     click.echo("\n".join(f"{key}: {value}" for key, value in facts.items()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Jobs:
-    """What the pool has counted: so many jobs, for which workers took so long altogether."""
-
-    count: float
-    seconds: float
-
-    @classmethod
-    def of(cls, service: Service) -> Self:
-        metrics = EmbedderClient(service.pool_address).metrics().decode()
-        found = dict(re.findall(r"^facedex_pool_job_seconds_(count|sum) (\S+)$", metrics, re.MULTILINE))
-        return cls(float(found["count"]), float(found["sum"]))
-
-    def mean_ms_since(self, earlier: Self) -> float:
-        return (self.seconds - earlier.seconds) / (self.count - earlier.count) * 1e3
 
 
 def _pids(service: Service) -> set[int]:

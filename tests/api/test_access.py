@@ -56,6 +56,16 @@ def test_a_declaration_leaves_the_view_as_it_is():
     assert access(Scope.ENROL)(view) is view
 
 
+def test_what_a_token_opens_is_declared_and_asks_for_no_scope(app):
+    by_token = {
+        rule.rule for rule in app.url_map.iter_rules() if (told := access_of(app, rule.endpoint)) and told.by_token
+    }
+    assert by_token == {"/v1/sessions/<session_id>/stream"}
+    told = app.api_doc["paths"]["/v1/sessions/{session_id}/stream"]["get"]
+    assert (told["x-facedex-token"], told["x-facedex-scopes"], told["security"]) == (True, [], [{"session": []}])
+    assert told["description"].count("Needs the session's token") == 1
+
+
 def test_the_openapi_document_says_what_each_operation_needs(app):
     paths = app.api_doc["paths"]
     assert paths["/recognize"]["post"]["x-facedex-scopes"] == ["recognize"]

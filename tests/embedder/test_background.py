@@ -1,13 +1,17 @@
 """Jobs in the background beside ordinary ones, and how long either waits."""
 
+import io
 import threading
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from PIL import Image
 
+from app.deadline import Deadline
 from app.vision.faces import Analysis
-from tests.embedder.pools import Answer, RunningPool, at_once, faces, held_up, running_pool
+from tests import pictures
+from tests.embedder.pools import DEADLINE_S, Answer, RunningPool, at_once, faces, held_up, running_pool
 from tests.service.running import eventually
 
 pytestmark = pytest.mark.slow
@@ -73,6 +77,14 @@ def test_a_full_background_refuses_at_once_and_nobody_else(pool):
         *answers, _ = at_once(*behind, *ordinary, let_go_once_both_are_full)
     assert kinds(answers[: len(behind)]) == {"Analysis": 1 + BACKGROUND_QUEUE, "PoolBusy": 3}
     assert kinds(answers[len(behind) :]) == {"Analysis": len(ordinary)}
+
+
+def test_how_hard_a_face_is_looked_for_is_told_to_the_worker(pool):
+    turned = pictures.encode(Image.open(io.BytesIO(IMAGES[0])).transpose(Image.Transpose.ROTATE_90))
+    deadline = Deadline.after(DEADLINE_S)
+    assert pool.client.analyze(turned, deadline=deadline).faces == ()
+    analysis = pool.client.analyze(turned, deadline=deadline, effort="thorough", background=True)
+    assert (len(analysis.faces), analysis.strategy) == (1, "turned-90")
 
 
 def test_the_only_worker_serves_both_and_no_load_starves_the_background(tmp_path, models):

@@ -20,6 +20,9 @@ JOB = Job(
     client="somebody",
     request_id="find-me",
     again=True,
+    early=True,
+    background=True,
+    effort="thorough",
 )
 NAMES = st.text(max_size=NAME_MAX_CHARS)
 
@@ -95,6 +98,9 @@ def test_nothing_may_be_missing(name):
         {"embed": "some"},
         {"embed": None},
         {"embed": ["all"]},
+        {"effort": "heroic"},
+        {"effort": None},
+        {"effort": ["usual"]},
         {"deadline_s": "soon"},
         {"deadline_s": None},
         {"deadline_s": []},

@@ -16,9 +16,9 @@ def test_an_analysis_survives():
         Face(Box(1, 2, 30, 40), 0.9, landmarks, FaceQuality(30, 12.5), vector),
         Face(Box(5, 6, 7, 8), 0.5, landmarks, FaceQuality(7, 1.5)),
     )
-    read = load_analysis(dump_analysis(Analysis(640, 480, faces, "dlib", "contract", {"decode": 1.5})))
+    read = load_analysis(dump_analysis(Analysis(640, 480, faces, "dlib", "contract", {"decode": 1.5}, "turned-90")))
     assert (read.width_px, read.height_px, read.model, read.contract) == (640, 480, "dlib", "contract")
-    assert read.timings_ms == {"decode": 1.5}
+    assert (read.timings_ms, read.strategy) == ({"decode": 1.5}, "turned-90")
     assert [face.box for face in read.faces] == [face.box for face in faces]
     assert [face.quality for face in read.faces] == [face.quality for face in faces]
     assert np.array_equal(read.faces[0].embedding, vector)

@@ -6,7 +6,7 @@ from app.embedder.quarantine import Quarantine
 from app.embedder.risk import Risks
 
 
-def job(sha256: str = "a" * 64, *, embed: str = "all", model: str = "") -> Job:
+def job(sha256: str = "a" * 64, *, embed: str = "all", model: str = "", effort: str = "usual") -> Job:
     return Job(
         sha256=sha256,
         length=1,
@@ -16,6 +16,7 @@ def job(sha256: str = "a" * 64, *, embed: str = "all", model: str = "") -> Job:
         client="",
         request_id="",
         again=False,
+        effort=effort,
     )
 
 
@@ -48,7 +49,7 @@ def test_any_number_of_workers_do_what_one_has_survived(risks):
     risks.survived(job())
     assert risks.may_go(job())
     assert risks.may_go(job(model="dlib"))
-    for other in (job(embed="none"), job(model="other")):
+    for other in (job(embed="none"), job(model="other"), job(effort="thorough")):
         assert not risks.may_go(other)
     risks.killed(job(), "sigsegv")
     assert not risks.may_go(job())

@@ -37,6 +37,11 @@ class Operation:
     def installation(self) -> bool:
         return self.told.get("x-facedex-installation", False)
 
+    @property
+    def by_token(self) -> bool:
+        """Whether the token of what the path names lets one in, rather than a key."""
+        return self.told.get("x-facedex-token", False)
+
     def send(self, http: httpx.Client, names: dict[str, str]) -> httpx.Response:
         """The request, with `names` for whatever parameters and fields are called so, and the least of all others."""
         path = self.path

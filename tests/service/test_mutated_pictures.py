@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -11,17 +12,31 @@ from app.embedder.client import EmbedderClient
 from tests import pictures
 from tests.mutations import Mutant, mutants
 from tests.service.jobs_support import ended
-from tests.service.running import RunningService
+from tests.service.running import RunningService, eventually
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 _CLIENTS = 8
 _DOMAIN = "mutants"
+_PERSONS = f"/v1/domains/{_DOMAIN}/persons"
 
 
 def as_form(path: str, **fields: str) -> Callable[[httpx.Client, Mutant], httpx.Response]:
     """How a picture is sent there."""
     return lambda http, mutant: http.post(path, data=fields, files={"file": (mutant.name, mutant.data)})
+
+
+def as_registration(http: httpx.Client, mutant: Mutant) -> httpx.Response:
+    """A person of their own: of one, no thousand photos are kept."""
+    label = f"{mutant.name} {mutant.mutation} {uuid4()}"[:200]
+    return http.post(_PERSONS, data={"label": label}, files={"file": (mutant.name, mutant.data)})
+
+
+def as_old_photo(http: httpx.Client, mutant: Mutant) -> httpx.Response:
+    """Of somebody who is there."""
+    label = str(uuid4())
+    http.post(_PERSONS, json={"label": label}).raise_for_status()
+    return http.post(f"{_PERSONS}/{label}/reference-photos", files={"file": (mutant.name, mutant.data)})
 
 
 def as_pair(http: httpx.Client, mutant: Mutant) -> httpx.Response:
@@ -42,6 +57,8 @@ def as_import(http: httpx.Client, mutant: Mutant) -> httpx.Response:
 # Everything that takes pictures, by its name in the API's description.
 ENDPOINTS = {
     "/recognize": as_form("/recognize", domain=_DOMAIN),
+    "/v1/domains/{domain}/persons": as_registration,
+    "/v1/domains/{domain}/persons/{label}/reference-photos": as_old_photo,
     "/v1/domains/{domain}/persons/{label}/faces": as_form(f"/v1/domains/{_DOMAIN}/persons/somebody/faces"),
     "/v1/domains/{domain}/persons/{label}/rejections": as_form(f"/v1/domains/{_DOMAIN}/persons/other/rejections"),
     "/v1/domains/{domain}/imports": as_import,
@@ -82,12 +99,15 @@ def test_damaged_pictures_are_answered_and_cost_no_worker(service, pool):
     sends = list(ENDPOINTS.values())
     damaged = mutants(1000, seed=4)
 
+    def send(http: httpx.Client, which: int) -> httpx.Response:
+        while True:
+            answer = sends[which % len(sends)](http, damaged[which])
+            if answer.status_code != 503 or answer.json()["code"] != "pool_busy":
+                return answer
+
     def client(number: int) -> list[tuple[Mutant, httpx.Response]]:
         with service.client() as http:
-            return [
-                (damaged[which], sends[which % len(sends)](http, damaged[which]))
-                for which in range(number, len(damaged), _CLIENTS)
-            ]
+            return [(damaged[which], send(http, which)) for which in range(number, len(damaged), _CLIENTS)]
 
     with ThreadPoolExecutor(_CLIENTS) as threads:
         answers = [answer for answers in threads.map(client, range(_CLIENTS)) for answer in answers]
@@ -100,7 +120,15 @@ def test_damaged_pictures_are_answered_and_cost_no_worker(service, pool):
     counted = Counter(answer.is_success for _, answer in answers)
     assert counted[True] + counted[False] == len(damaged)
     assert min(counted[True], counted[False]) > len(damaged) // 10  # damage of both kinds was among them
+    with service.client() as http:  # what waits is looked at in the background, with more effort
+        eventually(lambda: not _photos(http)["waiting"], within_s=240)
+        eventually(lambda: all(worker.state == "idle" for worker in pool.status().workers))
+        found = _photos(http)
+    assert min(found["extracted"], found["failed"]) > 0
     status = pool.status()
     assert [worker.pid for worker in status.workers] == before
     assert status.quarantined == 0
-    assert all(worker.state == "idle" for worker in status.workers)
+
+
+def _photos(http: httpx.Client) -> dict[str, int]:
+    return http.get(f"/v1/domains/{_DOMAIN}").raise_for_status().json()["reference_photos"]
