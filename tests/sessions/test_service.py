@@ -1,5 +1,8 @@
 """Sessions on a real database: enrolled, verified, resumed, ended."""
 
+import io
+import json
+import zipfile
 from uuid import uuid4
 
 import numpy as np
@@ -8,6 +11,7 @@ from sqlalchemy import event, text
 
 from app.enrolment.images import ImageStore
 from app.enrolment.persons import PersonChange
+from app.erasure.export import PersonExport
 from app.errors import (
     DatabaseUnavailable,
     InvalidRequest,
@@ -299,6 +303,16 @@ def test_with_an_erased_person_their_sessions_are_gone(studio, office):
         with pytest.raises(SessionNotFound):
             show(stream, *views(person, 7)[3:])
     assert _count(studio, "face_session_frames") == _count(studio, "persons") == 0
+
+
+def test_what_is_held_of_a_session_is_exported_with_the_person(studio, office, database, database_settings):
+    show(studio.stream("Ana"), *views(0, 2))
+    office.persons.create("people", "Ana", None)
+    target = io.BytesIO()
+    PersonExport(database, ImageStore(database_settings.images_dir, enabled=False)).write("people", "Ana", target)
+    (held,) = json.loads(zipfile.ZipFile(target).read("person.json"))["sessions"]
+    assert (held["state"], [frame["frame"] for frame in held["frames"]]) == ("open", [1, 2])
+    assert held["frames"][0]["embedding"] == views(0, 1)[0].tolist()
 
 
 def test_sessions_follow_a_person_who_is_renamed_or_merged(studio, office):
