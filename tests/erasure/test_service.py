@@ -474,7 +474,7 @@ def test_a_deleted_domain_takes_its_pictures_and_keeps_its_dataset(
 ) -> None:
     file = dataset(storage.pkl_dir / "people", {"p0": vectors(2)})
     receipt = erasure.erase_domain("people")
-    assert receipt.counts == {"persons": 3, "templates": 5, "pictures": 5}
+    assert receipt.counts == {"persons": 3, "templates": 5, "reference_photos": 0, "pictures": 5}
     assert receipt.as_json()["deleted"] == "people"
     assert files(storage) == []
     assert file.exists()
