@@ -162,8 +162,8 @@ class Stream:
             time.sleep(pause_s)
         raise SessionFailed("The service does not say what has become of the session.")
 
-    def _tried(self, ask: Callable[[], Message]) -> Message | None:
-        """The answer; None where the connection was lost, and may be had again."""
+    def _tried(self, ask: Callable[[], Message | None]) -> Message | None:
+        """The answer; None where there was none, and asking again may help."""
         try:
             return ask()
         except ConnectionClosed as closed:
@@ -190,9 +190,10 @@ class Stream:
         connection.send(picture)
         return self._heard(lambda message: message["type"] == "frame" and message["frame"] == self._sent)
 
-    def _finished(self) -> Message:
+    def _finished(self) -> Message | None:
         self._connected().send(json.dumps({"type": "finish"}))
-        return self._heard(lambda message: message["type"] == "result")
+        answer = self._heard(lambda message: message["type"] in ("result", "error"))
+        return None if answer["type"] == "error" else answer
 
     def _heard(self, is_it: Callable[[Message], bool]) -> Message:
         while True:

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http import parser
+from gunicorn.http import parser, wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.server.web_worker import WebWorker
@@ -99,6 +99,57 @@ def test_a_connection_that_is_kept_is_gunicorns(worker, connection, monkeypatch)
     worker.finish_request(connection, done)
     assert kept == [(connection, done)]
     assert worker.nr_conns == 1
+
+
+def answer(*pieces: bytes, method: str = "GET", length: int | None = None, status: str = "200 OK") -> list[bytes]:
+    """What is sent of a response, piece by piece."""
+    sent: list[bytes] = []
+    request = Mock(method=method, version=(1, 1), should_close=lambda: False)
+    response = wsgi.Response(request, Mock(sendall=sent.append), Config())
+    response.start_response(status, [("X-Told", "é")] + ([("Content-Length", str(length))] if length else []))
+    for piece in pieces:
+        response.write(piece)
+    response.close()
+    assert response.headers_sent
+    return sent
+
+
+def test_head_and_body_are_sent_in_one_piece():
+    (whole,) = answer(b"body", length=4)
+    head, _, body = whole.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nServer: ")
+    assert head.endswith(b"\r\nConnection: keep-alive\r\nX-Told: \xe9\r\nContent-Length: 4")
+    assert body == b"body"
+    first, second = answer(b"bo", b"dy", length=4)
+    assert (first[-6:], second) == (b"\r\n\r\nbo", b"dy")
+
+
+def test_a_long_body_is_not_copied():
+    head, body = answer(b"x" * 1_000_000, length=1_000_000)
+    assert head.endswith(b"\r\n\r\n")
+    assert len(body) == 1_000_000
+
+
+def test_what_has_no_body_has_a_head():
+    for sent in (answer(), answer(b""), answer(b"body", method="HEAD", length=4), answer(status="204 No Content")):
+        assert sent[0].startswith(b"HTTP/1.1 20")
+        assert sent[0].endswith(b"\r\n\r\n")
+        assert sent[1:] in ([], [b"0\r\n\r\n"])  # the end of a body whose length nobody has told
+
+
+def test_a_body_of_untold_length_is_sent_in_chunks():
+    sent = b"".join(answer(b"one", b"", b"two"))
+    assert sent.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert sent.count(b"\r\nTransfer-Encoding: chunked\r\n") == 1
+
+
+def test_an_error_before_the_first_byte_leaves_room_for_an_answer_that_says_so():
+    request = Mock(method="GET", version=(1, 1), should_close=lambda: False)
+    response = wsgi.Response(request, Mock(), Config())
+    response.start_response("200 OK", [])
+    with pytest.raises(TypeError):
+        response.write("text")
+    assert not response.headers_sent
 
 
 def test_a_connection_that_a_view_has_taken_away_is_neither_closed_nor_counted(worker, connection, monkeypatch):

@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from functools import partial
 
 import structlog
 from flask import Flask, Response, g, request
@@ -39,10 +40,16 @@ def register_context(app: Flask, settings: Settings) -> None:
         elapsed_s = time.monotonic() - g.started_s
         route = request.url_rule.rule if request.url_rule else "unmatched"
         observe_request(request.method, route, response.status_code, elapsed_s)
-        # The route, not the path: paths hold names of persons.
-        log.info(
+        tell = partial(
+            log.info,
+            # The route, not the path: paths hold names of persons.
             f"{request.method} {route} {response.status_code}",
+            request_id=g.request_id,
             elapsed_ms=round(elapsed_s * 1000, 1),
             code=g.get("problem_code", ""),
         )
+        if response.is_streamed or response.direct_passthrough:  # may go on for long, or tell nobody of its end
+            tell()
+        else:  # when the answer has been sent: nobody waits for the log
+            response.call_on_close(tell)
         return response

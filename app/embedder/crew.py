@@ -70,9 +70,8 @@ class Crew:
 
     def next_job(self, may_go: Callable[[Job], bool]) -> Waiting | None:
         """The job that a free worker is to have now, taken out of its queue; None where there is none."""
-        return self.lanes.pop(
-            lambda waiting: may_go(waiting.job), background_may=self._background_may(), now_s=monotonic()
-        )
+        background_may = self.lanes.length("background") > 0 and self._background_may()
+        return self.lanes.pop(lambda waiting: may_go(waiting.job), background_may=background_may, now_s=monotonic())
 
     def _background_may(self) -> bool:
         """Whether one more worker may take a job in the background: of several, one always stays for the others."""

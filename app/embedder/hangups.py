@@ -20,14 +20,16 @@ class Hangups:
         return self._epoll.fileno()
 
     def watch(self, connection: socket.socket, call: Callable[[], None]) -> None:
-        """Call something, once, when the client has gone; whoever is called forgets the connection."""
+        """Call something, once, when the client has gone; whoever is called forgets the connection. Twice is as once."""
+        if connection.fileno() in self._watched:
+            return
         self._epoll.register(connection, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR come unasked
         self._watched[connection.fileno()] = connection, call
 
     def forget(self, connection: socket.socket) -> None:
-        """Watch it no longer."""
-        self._epoll.unregister(connection)
-        del self._watched[connection.fileno()]
+        """Watch it no longer, if it was."""
+        if self._watched.pop(connection.fileno(), None) is not None:
+            self._epoll.unregister(connection)
 
     def call(self) -> None:
         """Tell of those who have gone."""

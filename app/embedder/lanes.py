@@ -55,6 +55,9 @@ class Lanes:
     def __iter__(self) -> Iterator[Waiting]:
         return (waiting for queue in self._queues.values() for waiting in queue)
 
+    def __contains__(self, waiting: Waiting) -> bool:
+        return waiting in self._inside
+
     def length(self, lane: Lane) -> int:
         """How many wait in one of them."""
         return len(self._queues[lane])

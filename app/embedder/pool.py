@@ -93,6 +93,7 @@ class Pool:
         self._reading: dict[socket.socket, Reading] = {}
         self._risks = Risks(self._quarantine, next(iter(models)))
         self._stopping_at_s: float | None = None
+        self._tend_at_s = 0.0
         self._wake_out, self._wake_in = socket.socketpair()
         limits = RecycleLimits(settings.embedder_max_requests, settings.embedder_recycle_mb * _MIB)
         self._crews = {
@@ -184,15 +185,24 @@ class Pool:
             self._dispatch(crew)
 
     def _housekeep(self) -> None:
+        now_s = time.monotonic()
+        for crew in self._crews.values():
+            for waiting in crew.lanes.overdue(now_s):
+                self._leave_queue(crew, waiting)
+                self._refuse(waiting, _waited_long_enough(waiting))
+        # The rest happens seldom, and need not be looked for with every job.
+        if now_s >= self._tend_at_s or any(crew.is_burying for crew in self._crews.values()):
+            self._tend_at_s = now_s + _TICK_S
+            self._tend()
+
+    def _tend(self) -> None:
+        """Workers that have ended or hang, models that cannot be loaded, clients that begin to speak and do not go on."""
         self._quarantine.save_again()
         for crew in self._crews.values():
             crew.fill()
             for process, cause in crew.reap():
                 if process.job is not None:
                     self._quarantine.explain(process.job.sha256, cause)
-            for waiting in crew.lanes.overdue(time.monotonic()):
-                self._leave_queue(crew, waiting)
-                self._refuse(waiting, _waited_long_enough(waiting))
             if crew.problem is not None:
                 for waiting in list(crew.lanes):
                     self._leave_queue(crew, waiting)
@@ -236,9 +246,7 @@ class Pool:
                     self._make_room(error)
                 return
             connection.setblocking(False)
-            self._reading[connection] = Reading(connection)
-            self._watch(connection, partial(self._read, connection))
-            self._read(connection)
+            self._read_first(connection)
 
     def _make_room(self, error: OSError) -> None:
         """Give up whoever has said nothing for longest."""
@@ -249,6 +257,20 @@ class Pool:
             return
         self._forget(silent)
         silent.close()
+
+    def _read_first(self, connection: socket.socket) -> None:
+        """Most messages are there, in one piece, when their connection is: nobody need watch it."""
+        reading = Reading(connection)
+        try:
+            message = reading.read()
+        except (OSError, FramingError):
+            connection.close()
+            return
+        if message is not None:
+            self._obey(connection, message)
+            return
+        self._reading[connection] = reading
+        self._watch(connection, partial(self._read, connection))
 
     def _read(self, connection: socket.socket) -> None:
         try:
@@ -331,8 +353,9 @@ class Pool:
             if evicted is not None:
                 self._hangups.forget(evicted.connection)
                 self._refuse(evicted, PoolBusy("The queue is full, and others wait for less; try again."))
-        self._hangups.watch(connection, partial(self._leave, crew, waiting))
         self._dispatch(crew)  # at once: the next one that comes must not find a full queue and idle workers
+        if waiting in crew.lanes:
+            self._hangups.watch(connection, partial(self._leave, crew, waiting))
 
     def _require_harmless(self, sha256: str) -> None:
         if self._quarantine.holds(sha256):
@@ -351,7 +374,7 @@ class Pool:
         self._hangups.forget(waiting.connection)
 
     def _dispatch(self, crew: Crew) -> None:
-        while (worker := crew.free_worker()) is not None:
+        while crew.lanes and (worker := crew.free_worker()) is not None:
             waiting = crew.next_job(self._risks.may_go)
             if waiting is None:
                 return
@@ -376,6 +399,7 @@ class Pool:
     def _hear(self, slot: Slot, process: WorkerProcess) -> None:
         crew, job, event = self._crews[slot.model], process.job, process.event()
         if event is None:
+            self._tend_at_s = 0.0
             self._selector.unregister(process.control)
             crew.lose(slot, process)
             if job is not None:
@@ -387,7 +411,9 @@ class Pool:
             log.error("[WORKER] A worker says what none of them would", pid=process.pid)
             process.kill("nonsense")
             return
-        if outcome is not None and job is not None:
+        if outcome is None:  # its model is loaded, or cannot be
+            self._tend_at_s = 0.0
+        elif job is not None:
             self._metrics.jobs.labels(outcome, lane_of(job)).inc()
             self._landed(process, job)
             if outcome not in _UNTRIED:

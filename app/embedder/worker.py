@@ -26,6 +26,7 @@ from app.embedder.job import Job
 from app.embedder.protocol import dump_analysis
 from app.errors import FacedexError, InvalidRequest, WorkerTimeout
 from app.vision.engine import FaceEngine, load_engine
+from app.vision.faces import Analysis
 from app.vision.packs import InstalledPack, PackStore
 
 log = structlog.stdlib.get_logger("facedex.worker")
@@ -83,32 +84,34 @@ class Worker:
                 structlog.contextvars.bound_contextvars(request_id=job.request_id),
                 socket.socket(fileno=descriptors[0]) as connection,
             ):
+                started_s = time.monotonic()
                 try:
-                    outcome = self._serve(connection, job)
+                    outcome, analysis = self._serve(connection, job)
                 except MemoryError:
                     # Before the client's connection: its next question must not be faster than this news.
                     self._control.close()
                     log.error("[WORKER] Out of memory")
                     return EXIT_OUT_OF_MEMORY
-            _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
+                _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
+                if analysis is not None:  # last: by now nobody waits for this worker
+                    _log_faces(analysis, time.monotonic() - started_s)
 
-    def _serve(self, connection: socket.socket, job: Job) -> str:
+    def _serve(self, connection: socket.socket, job: Job) -> tuple[str, Analysis | None]:
         """Work off one job; what became of it."""
         connection.settimeout(max(job.deadline.remaining_s(), 0.001))
         try:
             if not job.early:
                 connection.sendall(encode({"go": True}))
             image = receive_exactly(connection, job.length, job.deadline)
-            outcome, answer = self._answer(image, job)
+            outcome, answer, analysis = self._answer(image, job)
             connection.settimeout(max(job.deadline.remaining_s(), 0.001))
             connection.sendall(answer)
         except (OSError, ConnectionEnded, FramingError):
             log.info("[WORKER] The client has gone")
-            return "abandoned"
-        return outcome
+            return "abandoned", None
+        return outcome, analysis
 
-    def _answer(self, image: bytes, job: Job) -> tuple[str, bytes]:
-        started_s = time.monotonic()
+    def _answer(self, image: bytes, job: Job) -> tuple[str, bytes, Analysis | None]:
         try:
             if job.deadline.expired:
                 raise WorkerTimeout("The deadline passed before the picture was looked at.")
@@ -123,23 +126,27 @@ class Worker:
             )
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")
-            return error.code, encode(error_message(error))
+            return error.code, encode(error_message(error)), None
         except MemoryError:
             raise
         except Exception:
             log.exception("[WORKER] Job failed")
             problem = {"error": "embedder_error", "message": "The worker failed on this picture; its log says why."}
-            return "embedder_error", encode(problem)
-        log.info(
-            f"[WORKER] {len(analysis.faces)} faces in {(time.monotonic() - started_s) * 1000:.1f} ms",
-            **{f"{stage}_ms": round(ms, 2) for stage, ms in analysis.timings_ms.items()},
-        )
-        return "ok", encode({}, dump_analysis(analysis))
+            return "embedder_error", encode(problem), None
+        return "ok", encode({}, dump_analysis(analysis)), analysis
 
 
 def error_message(error: FacedexError) -> Message:
     """The answer that says what went wrong."""
     return {"error": error.code, "message": str(error)}
+
+
+def _log_faces(analysis: Analysis, elapsed_s: float) -> None:
+    found = "" if analysis.strategy == "usual" else f" ({analysis.strategy})"
+    log.info(
+        f"[WORKER] {len(analysis.faces)} faces{found} in {elapsed_s * 1000:.1f} ms",
+        **{f"{stage}_ms": round(ms, 2) for stage, ms in analysis.timings_ms.items()},
+    )
 
 
 def _load(packs: PackStore, model: str, load: LoadEngine) -> FaceEngine:

@@ -4,7 +4,10 @@ import select
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from app.server.one_piece import OnePieceResponse
 
 if TYPE_CHECKING:
     from app.streaming.server import StreamServer
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
 # How long a thread waits for a client's next request before it leaves that to the main thread.
 _LINGER_MS: Final = 5
 _STREAMS_END_WITHIN_S: Final = 5.0
+
+# What `wsgi.create` makes; Gunicorn has no setting for it.
+wsgi.Response = OnePieceResponse
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
