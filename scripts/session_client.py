@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A client of Facedex's sessions: enrols or verifies a person from photos that it streams as frames. One file, to be copied.
 
-Needs Python 3.11 and the packages httpx and websockets; with Facedex's own: `.venv/bin/python scripts/session_client.py`.
+Needs Python 3.11 and the packages httpx and websockets (17 or newer), as Facedex's own `.venv/bin/python` has them.
 
     session_client.py --url http://127.0.0.1:8000 --key KEY --domain people --person Eileen enrol PHOTO… or FOLDER
     session_client.py --url http://127.0.0.1:8000 --key KEY --domain people --person Eileen verify PHOTO… or FOLDER
@@ -162,8 +162,8 @@ class Stream:
             time.sleep(pause_s)
         raise SessionFailed("The service does not say what has become of the session.")
 
-    def _tried(self, ask: Callable[[], Message]) -> Message | None:
-        """The answer; None where the connection was lost, and may be had again."""
+    def _tried(self, ask: Callable[[], Message | None]) -> Message | None:
+        """The answer; None where there was none, and asking again may help."""
         try:
             return ask()
         except ConnectionClosed as closed:
@@ -190,9 +190,10 @@ class Stream:
         connection.send(picture)
         return self._heard(lambda message: message["type"] == "frame" and message["frame"] == self._sent)
 
-    def _finished(self) -> Message:
+    def _finished(self) -> Message | None:
         self._connected().send(json.dumps({"type": "finish"}))
-        return self._heard(lambda message: message["type"] == "result")
+        answer = self._heard(lambda message: message["type"] in ("result", "error"))
+        return None if answer["type"] == "error" else answer
 
     def _heard(self, is_it: Callable[[Message], bool]) -> Message:
         while True:

@@ -242,7 +242,7 @@ class RecognitionAnswer(BaseModel):
     model: str
     threshold: float
     request_id: str
-    timings_ms: dict[str, float] = Field(description="by stage: decode, detect, embed, search")
+    timings_ms: dict[str, float] = Field(description="by stage: decode, detect, embed, search; or cache, search")
     fallback_reason: str | None = Field(
         None,
         description="only where pkl answered in place of pgvector: not_migrated or database_unavailable",

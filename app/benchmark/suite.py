@@ -1,6 +1,7 @@
 """The five comparisons: what Facedex does, each beside the way in which the system before it did the same."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from app.db.session import Database, translated_errors, unpooled_engine
 from app.db.unit import enter
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
-from app.errors import BenchmarkImpossible
+from app.errors import BenchmarkImpossible, PoolBusy
 from app.face_cache.building import build_store
 from app.face_cache.cached import CachedEmbedder
 from app.tenancy import current_reach
@@ -29,6 +30,8 @@ from app.vision.faces import Analysis
 _CLIENT: Final = "benchmark"
 # What is kept of a measurement in Redis ends by itself soon after.
 _CACHE_TTL_S: Final = 60.0
+_LOOK_WITHIN_S: Final = 60.0
+_BUSY_PAUSE_S: Final = 0.01
 _PICTURES_A_CLIENT: Final = 2
 _CLIENTS_A_WORKER: Final = 2
 
@@ -78,8 +81,15 @@ class Suite:
         yield self._repeated_enrolment(gallery, person_id)
 
     def _look(self, _run: int) -> Analysis:
-        deadline = Deadline.after(self.settings.request_deadline_s)
-        return self.embedder.analyze(self.picture, deadline=deadline, client=_CLIENT)
+        """Where others keep the pool busy, that is waited for."""
+        deadline = Deadline.after(_LOOK_WITHIN_S)
+        while True:
+            try:
+                return self.embedder.analyze(self.picture, deadline=deadline, client=_CLIENT)
+            except PoolBusy:
+                if deadline.expired:
+                    raise
+                time.sleep(_BUSY_PAUSE_S)
 
     def _cache_hits(self, gallery: Gallery, seen: Analysis) -> Comparison:
         self.progress("cache hits")
@@ -90,7 +100,7 @@ class Suite:
         picture = self.picture + secrets.token_bytes(16)
 
         def ask() -> Analysis:
-            deadline = Deadline.after(self.settings.request_deadline_s)
+            deadline = Deadline.after(_LOOK_WITHIN_S)
             return cached.analyze(picture, epoch=key, deadline=deadline, client=_CLIENT)
 
         def hit(_run: int) -> None:

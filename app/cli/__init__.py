@@ -12,6 +12,8 @@ def register_commands(app: Flask) -> None:
     from app.cli.domains import domains
     from app.cli.enrol import enrol
     from app.cli.erase import erase, export_person, purge
+    from app.cli.imports import import_
+    from app.cli.jobs import jobs
     from app.cli.keys import keys
     from app.cli.migrate import export_pkl, migrate_pkl
     from app.cli.models import models
@@ -31,5 +33,5 @@ def register_commands(app: Flask) -> None:
         purge,
         export_person,
     )
-    for command in (*galleries, keys, models, quarantine, audit, doctor, benchmark):
+    for command in (*galleries, import_, jobs, keys, models, quarantine, audit, doctor, benchmark):
         app.cli.add_command(command)

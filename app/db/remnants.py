@@ -19,7 +19,18 @@ from app.errors import DatabaseTimeout, DatabaseUnavailable
 _LOCK_TIMEOUT: Final = "30s"
 _OLDER_END_WITHIN_S: Final = 60.0
 _POLL_S: Final = 0.5
-_TABLES: Final = ("persons", "face_rejections", "idempotent_requests", "idempotent_faces", "erasures")
+_TABLES: Final = (
+    "persons",
+    "face_rejections",
+    "reference_photos",
+    "jobs",
+    "job_files",
+    "face_sessions",
+    "face_session_frames",
+    "idempotent_requests",
+    "idempotent_faces",
+    "erasures",
+)
 _PARTITIONS_SQL: Final = "SELECT id FROM domains WHERE :domain_id IS NULL OR id = :domain_id ORDER BY id"
 # Transactions that began before may still see the deleted rows: these would be written anew with the others.
 _OLDER_SQL: Final = """

@@ -67,7 +67,7 @@ class RecognitionResult:
         top_k: how many candidates to list per face.
         width_px, height_px: size of the probe as a viewer shows it.
         faces: largest first.
-        timings_ms: decode, detect, embed, search.
+        timings_ms: decode, detect, embed, search; of a picture that came again `cache` in place of the first three.
         fallback_reason: why it is not the service that the configuration chose; None where it is.
     """
 

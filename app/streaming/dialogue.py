@@ -124,7 +124,10 @@ class Dialogue:
         finally:
             if self._wire is not None and self._wire.gave_up:
                 self._closing = Closing.DEAF
-            CLOSED.labels(str(int(self._closing)) if self._closing else "client").inc()
+            code = str(int(self._closing)) if self._closing else "client"
+            CLOSED.labels(code).inc()
+            told = {"session": str(self._streamed.id), "request_id": self._streamed.request_id}
+            log.info("[STREAM] Closed", code=code, frames=self._frames, **told)
             await self._in_thread(self._streamed.session.close)
 
     def end(self, closing: Closing, reason: str = "") -> None:

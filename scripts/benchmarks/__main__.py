@@ -9,6 +9,7 @@ from scripts.benchmarks.migrate import migrate_pkl
 from scripts.benchmarks.overload import overload
 from scripts.benchmarks.pool import pool
 from scripts.benchmarks.rollback import rollback
+from scripts.benchmarks.sessions import sessions
 from scripts.benchmarks.soak import soak
 
 
@@ -24,5 +25,6 @@ bench.add_command(migrate_pkl)
 bench.add_command(overload)
 bench.add_command(pool)
 bench.add_command(rollback)
+bench.add_command(sessions)
 bench.add_command(soak)
 bench(prog_name="scripts/bench")

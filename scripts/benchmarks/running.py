@@ -35,7 +35,8 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._env = env or {}
+        # The same pictures come again and again; what is measured is what becomes of new ones.
+        self._env = {"FACE_CACHE_TTL_S": "0"} | (env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

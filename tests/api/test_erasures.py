@@ -96,6 +96,7 @@ def test_a_repetition_takes_up_what_was_broken_off(app, send, faces, database: D
         "reference_photos": 0,
         "sessions": 0,
         "kept_answers": 0,
+        "job_files": 0,
         "pictures": 1,
         "dataset_rows": 2,
     }
@@ -222,7 +223,7 @@ def test_a_domain_goes_with_its_pictures_and_where_asked_with_its_dataset(app, s
     file = dataset(settings.pkl_dir / "people", {"p0": vectors(2)})
     assert send("DELETE", "/v1/domains/people?dataset=perhaps").status_code == 422
     first = send("DELETE", "/v1/domains/people", "k1")
-    assert first.json["counts"] == {"persons": 2, "templates": 3, "pictures": 1}
+    assert first.json["counts"] == {"persons": 2, "templates": 3, "reference_photos": 0, "pictures": 1}
     assert first.json["deleted"] == "people"
     assert send("DELETE", "/v1/domains/people", "k1").json["receipt"] == first.json["receipt"]
     assert file.exists()

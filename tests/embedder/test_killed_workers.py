@@ -14,8 +14,8 @@ from tests.service.running import eventually
 
 log = logging.getLogger(__name__)
 
-# With two cores, each costs the better part of a second.
-KILLS = int(os.environ.get("FACEDEX_TEST_KILLS", "60"))
+# With two cores, each costs the better part of a second, and several where other tests run beside.
+KILLS = int(os.environ.get("FACEDEX_TEST_KILLS", "24"))
 WORKERS = 4
 # So many at the same moment: the others take over what these held.
 _TOGETHER = 2

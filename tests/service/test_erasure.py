@@ -239,6 +239,7 @@ def test_nothing_is_left_of_a_person_but_the_receipt(
         "rejections": 2,
         "reference_photos": 0,
         "sessions": 0,
+        "job_files": 0,
         "kept_answers": receipt["counts"]["kept_answers"],
         "pictures": 3,
         "dataset_rows": 3,

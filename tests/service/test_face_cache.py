@@ -32,7 +32,9 @@ def redis_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory, redis_port, redis_folder):
     """A service whose Redis is not there yet."""
-    env = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "WEB_WORKERS": "2"}
+    # However busy the machine is: it is Redis that must not fail anybody.
+    patient = {"REQUEST_DEADLINE_S": "60", "EMBEDDER_QUEUE_S": "60"}
+    env = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "WEB_WORKERS": "2", **patient}
     with running_service(tmp_path_factory.mktemp("cached") / "storage", "--workers", "1", env=env) as running:
         with running.client() as http:
             for domain in ("people", "others"):
@@ -70,7 +72,7 @@ def test_no_request_fails_while_redis_is_stopped_and_started_under_load_and_hits
 ) -> None:
     pictures = [picture().read_bytes() for picture in _PICTURES]
     over = threading.Event()
-    answered: list[int] = []
+    answered: list[str | None] = []
     told: list[set[str]] = []
 
     def ask(number: int) -> None:
@@ -78,9 +80,10 @@ def test_no_request_fails_while_redis_is_stopped_and_started_under_load_and_hits
             while not over.is_set():
                 picture = pictures[(number + len(answered)) % len(pictures)]
                 answer = http.post("/recognize", data={"domain": "people"}, files={"file": picture})
-                answered.append(answer.status_code)
+                body = answer.json()
+                answered.append(body.get("code"))
                 if picture is pictures[0]:
-                    told.append({match["person_name"] for match in answer.json()["all_detected_matches"]})
+                    told.append({match["person_name"] for match in body.get("all_detected_matches", ())})
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     try:
@@ -101,7 +104,7 @@ def test_no_request_fails_while_redis_is_stopped_and_started_under_load_and_hits
         over.set()
         for thread in threads:
             thread.join()
-    assert set(answered) == {200}
+    assert set(answered) == {None}
     assert {frozenset(names) for names in told} == {frozenset({"astronaut"})}
 
 

@@ -461,30 +461,30 @@ def test_a_service_that_began_without_a_database_gets_one_by_a_reload(tmp_path, 
         assert outcome(recognize(http, "new")) == FROM_PGVECTOR
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("VECTOR_DB_ENABLED=perhaps\n", "VECTOR_DB_ENABLED"),
-        ("VECTOR_DB_ENABLED=false\nPROT=1\n", "PROT"),
-        ("VECTOR_DB_ENABLED=true\nVECTOR_DB_URL=postgresql://u:hunter2@127.0.0.1:1/x\n", "cannot be reached"),
-    ],
-)
-def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her_embedding, env_file, content, said):
+_WRONG_SETTINGS = {
+    "VECTOR_DB_ENABLED=perhaps\n": "VECTOR_DB_ENABLED",
+    "VECTOR_DB_ENABLED=false\nPROT=1\n": "PROT",
+    "VECTOR_DB_ENABLED=true\nVECTOR_DB_URL=postgresql://u:hunter2@127.0.0.1:1/x\n": "cannot be reached",
+}
+
+
+def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her_embedding, env_file):
     storage = tmp_path / "storage"
     put_dataset(storage, "d", her_embedding)
     env_file.write_text("VECTOR_DB_ENABLED=false\n")
     with running_service(storage, env={"ENV_FILE": str(env_file)}) as service, service.client() as http:
-        workers = {worker.pid for worker in service.web()[1]}
-        told = reload(service, env_file, content)
-        assert "not reloaded" in told
-        assert said in told
-        assert "hunter2" not in told
-        assert outcome(recognize(http, "d")) == BY_CHOICE
-        assert {worker.pid for worker in service.web()[1]} == workers
-        web = service.web()[0]
-        web.send_signal(signal.SIGHUP)  # sent to the web itself, too
-        eventually(lambda: not workers & {worker.pid for worker in service.web()[1]})
-        assert outcome(recognize(http, "d")) == BY_CHOICE
+        for content, said in _WRONG_SETTINGS.items():
+            workers = {worker.pid for worker in service.web()[1]}
+            told = reload(service, env_file, content)
+            assert "not reloaded" in told
+            assert said in told
+            assert "hunter2" not in told
+            assert outcome(recognize(http, "d")) == BY_CHOICE
+            assert {worker.pid for worker in service.web()[1]} == workers
+            web = service.web()[0]
+            web.send_signal(signal.SIGHUP)  # sent to the web itself, too
+            eventually(lambda known=workers: not known & {worker.pid for worker in service.web()[1]})
+            assert outcome(recognize(http, "d")) == BY_CHOICE
         web.kill()  # and one that has to be started anew
         web.wait()
         eventually(lambda: is_ready(service))

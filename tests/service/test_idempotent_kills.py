@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(1800)]
 log = logging.getLogger(__name__)
 
 # The supervisor's pause before it starts the server again doubles up to half a minute: fifty take some minutes.
-KILLS = int(os.environ.get("FACEDEX_TEST_KILLS", "10"))
+KILLS = int(os.environ.get("FACEDEX_TEST_KILLS", "6"))
 SEED = int(os.environ.get("FACEDEX_TEST_SEED", "7"))
 CLIENTS = 4
 _POSTMASTER_SHARE = 0.15

@@ -1,5 +1,6 @@
 """Bulk enrolment through the API: zips and folders, good and hostile, and jobs as those see them who asked for them."""
 
+import json
 import stat
 import zipfile
 from uuid import uuid4
@@ -200,3 +201,20 @@ def test_a_deleted_domain_takes_its_jobs_along(http, service):
         http.delete(f"/v1/domains/{name}").raise_for_status()
     assert http.get(f"/v1/jobs/{job}").json()["code"] == "job_not_found"
     assert "facedex_jobs_waiting 0" in http.get("/metrics").text
+
+
+def test_commands_import_a_folder_and_look_after_jobs(http, domain, service, tmp_path):
+    (tmp_path / "Ana").mkdir()
+    (tmp_path / "Ana" / "1.png").write_bytes(FACE)
+    (tmp_path / "Ana" / "notes.txt").write_text("no picture")
+    with paused_worker(service):
+        job = service.flask("import", domain, str(tmp_path)).stdout.strip()
+        assert "cancelled" in service.flask("jobs", "cancel", job).stdout
+        assert "queued" in service.flask("jobs", "retry", job).stdout
+    assert ended(http, job)["state"] == "succeeded"
+    shown = service.flask("jobs", "show", job).stdout
+    assert "1 enrolled, 1 rejected" in shown
+    assert "Ana/notes.txt" in shown
+    (listed,) = json.loads(service.flask("jobs", "list", "--domain", domain, "--json").stdout)
+    assert (listed["id"], listed["created_by"]) == (job, "cli")
+    assert service.flask("jobs", "show", "x", check=False).returncode == 1

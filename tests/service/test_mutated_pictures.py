@@ -11,6 +11,7 @@ import pytest
 from app.embedder.client import EmbedderClient
 from tests import pictures
 from tests.mutations import Mutant, mutants
+from tests.service.jobs_support import ended
 from tests.service.running import RunningService, eventually
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
@@ -44,6 +45,15 @@ def as_pair(http: httpx.Client, mutant: Mutant) -> httpx.Response:
     return http.post("/v1/verify", files={"file1": (mutant.name, mutant.data), "file2": sound})
 
 
+def as_import(http: httpx.Client, mutant: Mutant) -> httpx.Response:
+    """As a bulk enrolment of one file, which is waited for."""
+    files = {"file": (f"somebody/{mutant.name}", mutant.data)}
+    answer = http.post(f"/v1/domains/{_DOMAIN}/imports", files=files)
+    if answer.is_success:
+        assert ended(http, answer.json()["id"])["state"] == "succeeded"
+    return answer
+
+
 # Everything that takes pictures, by its name in the API's description.
 ENDPOINTS = {
     "/recognize": as_form("/recognize", domain=_DOMAIN),
@@ -51,6 +61,7 @@ ENDPOINTS = {
     "/v1/domains/{domain}/persons/{label}/reference-photos": as_old_photo,
     "/v1/domains/{domain}/persons/{label}/faces": as_form(f"/v1/domains/{_DOMAIN}/persons/somebody/faces"),
     "/v1/domains/{domain}/persons/{label}/rejections": as_form(f"/v1/domains/{_DOMAIN}/persons/other/rejections"),
+    "/v1/domains/{domain}/imports": as_import,
     "/v1/detect": as_form("/v1/detect"),
     "/v1/embeddings": as_form("/v1/embeddings"),
     "/v1/embeddings/batch": as_form("/v1/embeddings/batch"),
@@ -88,12 +99,15 @@ def test_damaged_pictures_are_answered_and_cost_no_worker(service, pool):
     sends = list(ENDPOINTS.values())
     damaged = mutants(1000, seed=4)
 
+    def send(http: httpx.Client, which: int) -> httpx.Response:
+        while True:
+            answer = sends[which % len(sends)](http, damaged[which])
+            if answer.status_code != 503 or answer.json()["code"] != "pool_busy":
+                return answer
+
     def client(number: int) -> list[tuple[Mutant, httpx.Response]]:
         with service.client() as http:
-            return [
-                (damaged[which], sends[which % len(sends)](http, damaged[which]))
-                for which in range(number, len(damaged), _CLIENTS)
-            ]
+            return [(damaged[which], send(http, which)) for which in range(number, len(damaged), _CLIENTS)]
 
     with ThreadPoolExecutor(_CLIENTS) as threads:
         answers = [answer for answers in threads.map(client, range(_CLIENTS)) for answer in answers]

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.service
 
 
 def test_more_requests_than_the_queue_holds_are_refused_at_once_and_the_others_answered(tmp_path):
-    with running_service(tmp_path / "storage", "--workers", "1", env={"EMBEDDER_QUEUE": "2"}) as service:
+    env = {"EMBEDDER_QUEUE": "2", "FACE_CACHE_TTL_S": "0"}
+    with running_service(tmp_path / "storage", "--workers", "1", env=env) as service:
         with service.client() as http:
             http.post("/v1/domains", json={"name": "busy"}).raise_for_status()
         photo = pictures.group_photo().read_bytes()

@@ -27,7 +27,11 @@ def storage(tmp_path_factory):
 def web(tmp_path_factory, models, storage):
     """A service that asks a pool elsewhere."""
     with running_pool(storage, models) as pool:
-        env = {"EMBEDDER_URL": pool.settings.embedder_address, "REQUEST_DEADLINE_S": str(_DEADLINE_S)}
+        env = {
+            "EMBEDDER_URL": pool.settings.embedder_address,
+            "REQUEST_DEADLINE_S": str(_DEADLINE_S),
+            "FACE_CACHE_TTL_S": "0",  # each request is to meet the pool
+        }
         service = RunningService(tmp_path_factory.mktemp("web") / "storage", env=env)
         try:
             service.start()

@@ -39,9 +39,10 @@ def test_only_workers_of_the_pool_hold_a_model_runtime_and_one_model_each(servic
     http.delete("/v1/domains/maps").raise_for_status()
     web, web_workers = service.web()
     pool, pool_workers = service.pool()
+    jobs, _ = service.part("-m", "app.jobs")
     assert len(web_workers) == 2
     assert pool_workers
-    for process in (psutil.Process(service.process.pid), web, *web_workers, pool):
+    for process in (psutil.Process(service.process.pid), web, *web_workers, pool, jobs):
         assert mapped_runtimes(process.pid) == set(), process.cmdline()
     # What forks the workers has never had more than one thread.
     assert [entry.name for entry in Path(f"/proc/{pool.pid}/task").iterdir()] == [str(pool.pid)]
@@ -148,8 +149,9 @@ def test_metrics_are_the_webs_and_the_pools(service, http):
         return float(found[0]) if found else 0.0
 
     before = jobs()
-    for _ in range(3):
-        http.post("/recognize", data={"domain": "counted"}, files={"file": pictures.portrait().read_bytes()})
+    for number in range(3):  # a file each, which nobody has seen before
+        photo = pictures.portrait().read_bytes() + bytes(number)
+        http.post("/recognize", data={"domain": "counted"}, files={"file": photo})
     http.delete("/v1/domains/counted").raise_for_status()
     assert jobs() == before + 3
 
@@ -167,7 +169,7 @@ def test_a_killed_pool_is_started_again_and_told_of_in_the_meantime(tmp_path):
             assert "facedex_pool_up 0.0" in text
             assert "facedex_http_requests_total" in text
             photo = pictures.portrait().read_bytes()
-            answer = http.post("/recognize", data={"domain": "kept"}, files={"file": photo})
+            answer = http.post("/recognize", data={"domain": "kept"}, files={"file": photo + b"another"})
             assert (answer.status_code, answer.json()["code"]) == (503, "embedder_unavailable")
             eventually(lambda: not httpx.get(service.url + "/readyz").json()["checks"]["pool"]["ok"])
         finally:
@@ -234,7 +236,9 @@ def enrol_one(service: RunningService, domain: str) -> None:
 def is_recognized(service: RunningService, domain: str) -> bool:
     try:
         with service.client() as http:
-            answer = http.post("/recognize", data={"domain": domain}, files={"file": pictures.portrait().read_bytes()})
+            # Another file each time, so that the pool has to look at it.
+            photo = pictures.portrait().read_bytes() + os.urandom(8)
+            answer = http.post("/recognize", data={"domain": domain}, files={"file": photo})
     except httpx.TransportError:
         return False
     return answer.status_code == 200 and answer.json()["best_match"]["person_name"] == "her"

@@ -43,7 +43,8 @@ def test_what_is_enrolled_is_found_by_the_next_request_and_what_is_deleted_never
     told = recognize(http, domain, photo)
     assert told["best_match"]["person_name"] == "Eileen Collins"
     assert told["mode"] == "pgvector"
-    assert set(told["timings_ms"]) == {"decode", "detect", "embed", "search"}
+    # The process that answers may have looked at it before.
+    assert set(told["timings_ms"]) in ({"decode", "detect", "embed", "search"}, {"cache", "search"})
     face_id = enrolled.json()["results"][0]["face"]["id"]
     path = f"/v1/domains/{domain['id']}/persons/Eileen Collins"
     assert http.delete(f"{path}/faces/{face_id}").status_code == 204

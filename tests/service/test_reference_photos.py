@@ -108,9 +108,9 @@ def test_who_is_registered_with_an_old_photo_is_recognised(http: httpx.Client, p
     person = http.get(f"{PERSONS}/{label}").json()
     assert (person["faces"], person["reference_photos"]["extracted"]) == (1, 1)
     assert recognized(http) == label
-    job = http.get(f"/v1/jobs/{told['job_id']}")
-    if job.status_code != 404:
-        assert (job.json()["state"], job.json()["done"], job.json()["total"]) == ("succeeded", 1, 1)
+    eventually(lambda: http.get(f"/v1/jobs/{told['job_id']}").json()["state"] == "succeeded")
+    job = http.get(f"/v1/jobs/{told['job_id']}").json()
+    assert (job["kind"], job["done"], job["total"]) == ("reference_photo", 1, 1)
     http.delete(f"{PERSONS}/{label}").raise_for_status()
     assert recognized(http) is None
 
@@ -199,6 +199,20 @@ def test_preloading_extracts_now_what_waits(service: RunningService, http: httpx
         assert (again["status"], again["photos"]) == ("nothing_waiting", [])
     assert recognized(http) == "Early"
     http.delete(f"{PERSONS}/Early").raise_for_status()
+
+
+def test_a_session_of_whom_only_a_photo_is_known_extracts_it(service: RunningService, http: httpx.Client) -> None:
+    with jobs_worker_asleep(service):
+        http.post(PERSONS, data={"label": "Guest"}, files={"file": pictures.faceless()}).raise_for_status()
+        wanted = {"kind": "verify", "person": "Guest"}
+        assert http.post(f"/v1/domains/{DOMAIN}/sessions", json=wanted).json()["code"] == "no_templates"
+        http.post(f"{PERSONS}/Guest/reference-photos", files={"file": rotated()}).raise_for_status()
+        headers = {"Idempotency-Key": "session-once"}
+        made = [http.post(f"/v1/domains/{DOMAIN}/sessions", json=wanted, headers=headers) for _ in range(2)]
+        assert [answer.status_code for answer in made] == [201, 201]
+        assert (made[1].json()["id"], made[1].json()["token"]) == (made[0].json()["id"], None)
+        assert http.get(f"{PERSONS}/Guest").json()["faces"] == 1
+    http.delete(f"{PERSONS}/Guest").raise_for_status()
 
 
 def test_the_command_extracts_what_waits(service: RunningService, http: httpx.Client, command) -> None:

@@ -20,7 +20,7 @@ DRIFT = 0.25
 
 
 def test_memory_does_not_grow_with_the_number_of_requests(tmp_path):
-    env = {"EMBEDDER_MAX_REQUESTS": "0", "EMBEDDER_RECYCLE_MB": "0", "WEB_THREADS": "8"}
+    env = {"EMBEDDER_MAX_REQUESTS": "0", "EMBEDDER_RECYCLE_MB": "0", "WEB_THREADS": "8", "FACE_CACHE_TTL_S": "0"}
     with running_service(tmp_path / "storage", "--workers", "2", env=env) as service:
         with service.client() as http:
             http.post("/v1/domains", json={"name": "people"}).raise_for_status()

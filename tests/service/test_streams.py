@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from scripts.session_client import Session, SessionClient, SessionFailed, Stream, run, stream_address
 from tests import pictures
+from tests.mutations import mutants
 from tests.service.running import ROOT, RunningService, eventually, running_service
 
 pytestmark = pytest.mark.service
@@ -251,6 +252,34 @@ def test_what_is_no_picture_is_answered_and_a_cancelled_session_is_over(service)
         assert stream.show(b"x")["result"]["outcome"] == "cancelled"
     with pytest.raises(SessionFailed, match="404"):
         SessionClient(service.url, service.key).read(str(uuid4()))
+
+
+def test_fifty_megabytes_are_refused_and_the_session_goes_on(service):
+    session = make_session(service, "huge")
+    with opened(session) as client:
+        heard(client)
+        with suppress(ConnectionClosed):
+            client.send(b"x" * (50 * 2**20))
+        assert close_code(client) == 1009
+    with opened(session) as client:
+        assert heard(client)["frames"] == 0
+
+
+def test_damaged_pictures_are_answered_one_by_one_and_cost_no_worker(service):
+    before = {worker.pid for worker in service.embedder().status().workers}
+    damaged = mutants(100, seed=6)
+    answers = []
+    with Stream(
+        make_session(service, "damaged", max_frames=120, templates=10, min_templates=1), answers.append
+    ) as stream:
+        for mutant in damaged:
+            if stream.show(mutant.data or b"\0").get("result"):
+                break
+        assert {worker.pid for worker in service.embedder().status().workers} == before
+    frames = [answer for answer in answers if answer["type"] == "frame"]
+    assert not any(frame["dropped"] for frame in frames)
+    assert len(frames) == len(damaged)
+    assert "unreadable" in {reason for frame in frames for reason in frame["reasons"]}
 
 
 def test_erasing_the_person_ends_the_stream(service, http_of):

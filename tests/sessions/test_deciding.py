@@ -32,7 +32,7 @@ def decided(distances, limits_: SessionLimits, threshold: float) -> tuple[Verdic
         ([0.15] * 30, (Verdict.REJECTED, 13)),
         # A photograph of the person, held up for one frame or two.
         ([0.03, *[0.15] * 29], (Verdict.REJECTED, 13)),
-        ([*[0.15] * 5, 0.03, *[0.15] * 24], (Verdict.REJECTED, 14)),
+        ([*[0.15] * 5, 0.03, *[0.15] * 24], (Verdict.REJECTED, 13)),
         ([0.08, 0.05, 0.04], (Verdict.ACCEPTED, 3)),
         ([0.08], (Verdict.REJECTED, 1)),
         ([], (Verdict.TOO_FEW, 0)),

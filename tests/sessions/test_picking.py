@@ -71,7 +71,7 @@ def test_where_the_person_is_known_the_first_frame_of_another_is_none_of_theirs(
     picks = Picks(THRESHOLD, LIMITS, known=(axis(0),))
     picks, reason = picks.look(axis(3), 1)
     assert (reason, picks.chosen, picks.strangers) == (Reason.ANOTHER_PERSON, (), 1)
-    picks = after([frame(0, view) for view in range(5)], picks)
+    picks = after([frame(0, view, 0.45) for view in range(5)], picks)
     assert picks.outcome is Outcome.ENOUGH
 
 

@@ -56,6 +56,8 @@ class FakeSession:
         return {"type": "frame", "frame": frame, "dropped": True, "reasons": [reason]}
 
     def finish(self) -> dict:
+        if b"finish" in self.raises:
+            raise self.raises.pop(b"finish")
         self.reaches.add(current_reach())
         return {"type": "result", "result": {"decision": "finished"}}
 

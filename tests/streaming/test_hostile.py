@@ -131,7 +131,7 @@ def test_a_client_that_reads_nothing_is_given_up_and_holds_no_memory(server, mon
     monkeypatch.setattr(wire, "_UNREAD_FOR_S", 0.5)
     before_mb, given_up = memory_mb(), CLOSED.labels("4005")._value.get()
     with server.raw(FakeSession(answer_bytes=20_000), receive_buffer=4096) as client:
-        sender = threading.Thread(target=send_until_it_fails, args=(client, frame(_BINARY, b"x" * 2000), 100_000))
+        sender = threading.Thread(target=send_until_it_fails, args=(client, frame(_BINARY, b"x" * 60_000), 10_000))
         sender.start()
         assert server.session.closed.wait(30)
         with suppress(OSError):  # a reset may have come through
