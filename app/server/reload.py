@@ -43,9 +43,9 @@ def reload(supervisor: Supervisor) -> None:
         return
     publish_running(settings)  # whatever starts from now on reads these
     prepare_datasets(settings, supervisor, awaited=not settings.vector_db_enabled)
+    _replace_web_workers(settings, supervisor)
     supervisor.stop_part(JOBS)  # begun anew with the new settings, where it is wanted; its jobs go on
     start_jobs(settings, supervisor)
-    _replace_web_workers(settings, supervisor)
     if not settings.vector_db_enabled:
         supervisor.stop_part(DATABASE)
     chosen = "pgvector" if settings.vector_db_enabled else "PKL"

@@ -53,10 +53,10 @@ def test_a_zip_of_folders_is_enrolled_file_by_file(http, domain):
         "people/Škoda/1.png": ("Škoda", None),
         "people/Ana/2023/summer.png": ("Ana", None),
         "people/Ana/none.jpg": ("Ana", "no_face"),
-        "people/Ana/notes.txt": ("Ana", "unsupported_image"),
+        "people/Ana/notes.txt": ("Ana", "invalid_image"),
         "people/Ana/empty.jpg": ("Ana", "empty_upload"),
         "people/Škoda/again.png": ("Škoda", "duplicate"),
-        "people/Škoda/inner.zip": ("Škoda", "unsupported_image"),
+        "people/Škoda/inner.zip": ("Škoda", "invalid_image"),
     }
     assert labels(http, domain) == {"Škoda": 1, "Ana": 1}
     (enrolled,) = [f for f in files_of(http, job["id"], state="enrolled") if f["label"] == "Ana"]
