@@ -13,7 +13,6 @@ from sqlalchemy.exc import ProgrammingError
 
 from app.api.wiring import Services, services
 from app.db.erasures import unfinished
-from app.db.migrate import current_revision, head_revision
 from app.db.session import driver_reason
 from app.embedder.status import PoolStatus, WorkerStatus
 from app.enrolment.domains import DomainStatus
@@ -80,6 +79,9 @@ def _cure(error: FacedexError) -> str:
 def _database(found: Services) -> list[Finding]:
     with found.database.transaction() as session:
         version = session.scalar(text("SHOW server_version"))
+    # Here, because migrations need Alembic, which other commands would load for nothing.
+    from app.db.migrate import current_revision, head_revision
+
     current, head = current_revision(found.database.engine), head_revision()
     schema = Finding(
         "schema", f"revision {current or 'none'}", "" if current == head else f"{_SERVE}: it migrates to {head}"
