@@ -14,7 +14,7 @@ from app.config import Settings
 from app.db.models import Domain
 from app.db.session import Database
 from app.db.session_models import FaceSession, FaceSessionFrame
-from app.deadline import Deadline
+from app.deadline import NO_DEADLINE, Deadline
 from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.errors import DatabaseError, FacedexError, SessionExpired, SessionKeyEnded
@@ -28,6 +28,9 @@ log = structlog.stdlib.get_logger("facedex.sessions")
 
 RESERVED_FRAMES: Final = 8
 """So many frames are looked at between two counts in the database. A connection that is lost may cost the session as many."""
+
+# For a statement, where the pool has used up the frame's time: what it has found is not thrown away for that.
+_LEAST_TIME_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Connection:
         self.used = opened.used
         self.reserved = opened.row.frames
         self.ends = Deadline.after(opened.remaining_s)
+        self.deadline = NO_DEADLINE  # of the frame that is looked at
 
     @contextmanager
     def writing(
@@ -119,7 +123,7 @@ class Connection:
             DatabaseError: nothing was stored.
         """
         try:
-            with acting(self.opened.reach), self.tools.database.transaction() as session:
+            with acting(self.opened.reach), self.tools.database.transaction(self._limit_s()) as session:
                 if domain_first is not None:
                     domain_first(session)
                 row = rows.lock_session(session, self.id, self.opened.row.connection)
@@ -132,6 +136,9 @@ class Connection:
         except (SessionExpired, SessionKeyEnded) as ended:
             self.tools.end_undecided(self.id, ended)
             raise
+
+    def _limit_s(self) -> float | None:
+        return None if self.deadline is NO_DEADLINE else max(_LEAST_TIME_S, self.deadline.remaining_s())
 
     def check(self) -> None:
         """Before a frame costs a worker. Asks the database only where a key may have ended, or all reserved frames are used.

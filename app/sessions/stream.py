@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from app.audit import record
-from app.deadline import Deadline
+from app.deadline import NO_DEADLINE, Deadline
 from app.embedder.answer import face_to_json, timings_to_json
 from app.errors import ContractMismatch, DatabaseError, EmbedderError, ImageError, SessionEnded, StorageError
 from app.sessions import rows
@@ -105,14 +105,17 @@ class SessionStream:
             ContractMismatch: the pool's model is not the domain's.
         """
         self._refuse_when_over()
-        self._connection.check()
-        if not self.frames_left:
-            return self._frame(frame, None, (), {}) | self._told(self._task.finish())
+        self._connection.deadline = deadline
         try:
+            self._connection.check()
+            if not self.frames_left:
+                return self._frame(frame, None, (), {}) | self._told(self._task.finish())
             return self._look(picture, frame, deadline)
         except (EmbedderError, DatabaseError, StorageError) as error:
             log.info(f"[SESSION] A frame was dropped: {error.code}", session=str(self.id))
             return self.drop(frame, error.code)
+        finally:
+            self._connection.deadline = NO_DEADLINE
 
     def drop(self, frame: int, reason: str) -> dict[str, Any]:
         """The answer to a frame that is not looked at; it is none of the session's limit."""

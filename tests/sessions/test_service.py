@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event, text
 
+from app.deadline import Deadline
 from app.enrolment.images import ImageStore
 from app.enrolment.persons import PersonChange
 from app.erasure.export import PersonExport
@@ -24,6 +25,7 @@ from app.errors import (
     SessionKeyEnded,
     SessionNotFound,
     SessionTakenOver,
+    TooManySessions,
     WrongSessionToken,
 )
 from app.sessions.service import Kind, SessionService, Wanted
@@ -350,6 +352,24 @@ def test_nobody_is_verified_who_has_no_faces(studio, office):
     office.persons.create("people", "Ana", None)
     with pytest.raises(NoTemplates):
         studio.make("Ana", Kind.VERIFY)
+
+
+def test_a_domain_has_so_many_open_sessions_at_most(studio, monkeypatch):
+    monkeypatch.setattr("app.sessions.service.MAX_OPEN", 1)
+    info, _ = studio.make("Ana")
+    with pytest.raises(TooManySessions):
+        studio.make("Eva")
+    studio.sessions.cancel(info.id)
+    studio.make("Eva")
+
+
+def test_a_frame_waits_for_the_database_no_longer_than_it_is_of_use(studio, office, database):
+    office.enrol("Ana", *views(0, 2))
+    stream = studio.stream("Ana", Kind.VERIFY)
+    with database.transaction() as session:
+        session.execute(text("SELECT FROM face_sessions FOR UPDATE"))
+        answer = stream.look(draw(views(0, 3)[2]), 0, deadline=Deadline.after(0.0))
+    assert (answer["reasons"], answer["frames"]) == (["database_timeout"], 0)
 
 
 @pytest.mark.parametrize(
