@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A client of Facedex's sessions: enrols or verifies a person from photos that it streams as frames. One file, to be copied.
 
-Needs Python 3.11 and the packages httpx and websockets; with Facedex's own: `.venv/bin/python scripts/session_client.py`.
+Needs Python 3.11 and the packages httpx and websockets (17 or newer), as Facedex's own `.venv/bin/python` has them.
 
     session_client.py --url http://127.0.0.1:8000 --key KEY --domain people --person Eileen enrol PHOTO… or FOLDER
     session_client.py --url http://127.0.0.1:8000 --key KEY --domain people --person Eileen verify PHOTO… or FOLDER

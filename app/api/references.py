@@ -11,7 +11,7 @@ from app.api.dump import dump_photo, dump_ref
 from app.api.idempotency import idempotent, kept_answer, once, resumable
 from app.api.idempotency_header import marked
 from app.api.openapi import PROBLEM_RESPONSES, SECURITY, ViewReturn, picture_body
-from app.api.pictures import Upload, is_longer_than_one, parse_probe, parse_uploads
+from app.api.pictures import Upload, allow_one_picture, is_longer_than_one, parse_probe, parse_uploads
 from app.api.problems import problem_response, validated
 from app.api.reference_schemas import PhotoPath, PhotosAnswer, PreloadAnswer, PreloadQuery, ReferencePhotoPage
 from app.api.schemas import Input, PageQuery, PersonPath
@@ -100,11 +100,13 @@ def preload(path: PersonPath, query: PreloadQuery) -> ViewReturn:
 
 
 def hold_place(held: ExitStack) -> None:
-    """Let the body be as long as several pictures, and take one of the places for such requests where it may be."""
+    """Let the body be as long as it may be, several pictures in a form, and take a place for such requests where it is."""
     settings = services().settings
     if is_longer_than_one(request, max_bytes=settings.max_upload_bytes):
         held.enter_context(services().long_requests.place(g.client.id))
-    request.max_content_length = settings.max_request_bytes
+    allow_one_picture(request, max_bytes=settings.max_upload_bytes)
+    if request.mimetype == "multipart/form-data":  # which is read into files, not into memory
+        request.max_content_length = settings.max_request_bytes
 
 
 def _uploads() -> list[Upload]:

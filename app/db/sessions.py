@@ -1,13 +1,13 @@
 """What becomes of sessions when their person is erased, merged or renamed: those that know only a label do not follow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import delete, text
+from sqlalchemy import ColumnElement, Select, delete, select, text
 from sqlalchemy.orm import Session
 
-from app.db.session_models import FaceSession
+from app.db.session_models import FaceSession, FaceSessionFrame
 
 _FOLLOW_SQL: Final = """
 UPDATE face_sessions SET person_id = :target WHERE domain_id = :domain_id AND (
@@ -16,12 +16,25 @@ UPDATE face_sessions SET person_id = :target WHERE domain_id = :domain_id AND (
 """
 
 
+def select_sessions(domain_id: int, person_id: UUID, label: str) -> Select[FaceSession]:
+    """A person's sessions, and those of whoever is to get this label, oldest first."""
+    return (
+        select(FaceSession)
+        .where(FaceSession.domain_id == domain_id, _belongs(person_id, [label]))
+        .order_by(FaceSession.created_at, FaceSession.id)
+    )
+
+
+def frames_of(session: Session, session_id: UUID) -> Sequence[FaceSessionFrame]:
+    """The frames that a session keeps, in their order."""
+    query = select(FaceSessionFrame).where(FaceSessionFrame.session_id == session_id)
+    return session.scalars(query.order_by(FaceSessionFrame.frame)).all()
+
+
 def erase_sessions(session: Session, domain_id: int, person_id: UUID, labels: Iterable[str]) -> int:
     """Delete a person's sessions, with all frames, and those of whoever is to get one of these labels. Returns how many."""
-    belongs = (FaceSession.person_id == person_id) | (
-        FaceSession.person_id.is_(None) & FaceSession.label.in_(list(labels))
-    )
-    query = delete(FaceSession).where(FaceSession.domain_id == domain_id, belongs).returning(FaceSession.id)
+    belongs = (FaceSession.domain_id == domain_id, _belongs(person_id, labels))
+    query = delete(FaceSession).where(*belongs).returning(FaceSession.id)
     return len(session.scalars(query, execution_options={"synchronize_session": False}).all())
 
 
@@ -32,3 +45,9 @@ def sessions_follow(session: Session, domain_id: int, label: str, source_id: UUI
     """
     values = {"domain_id": domain_id, "label": label, "source": source_id, "target": target_id}
     session.execute(text(_FOLLOW_SQL), values)
+
+
+def _belongs(person_id: UUID, labels: Iterable[str]) -> ColumnElement[bool]:
+    return (FaceSession.person_id == person_id) | (
+        FaceSession.person_id.is_(None) & FaceSession.label.in_(list(labels))
+    )

@@ -19,6 +19,8 @@ from app.audit import record
 from app.db.models import AuditEvent, Domain, FaceEmbedding, FaceRejection, Person
 from app.db.references import PhotoInfo, photo_of, select_photos
 from app.db.session import Database, set_local
+from app.db.session_models import FaceSession
+from app.db.sessions import frames_of, select_sessions
 from app.db.work_models import ReferencePhoto
 from app.enrolment.images import ImageStore, suffix
 from app.enrolment.lookup import find_domain, find_person
@@ -110,6 +112,8 @@ class PersonExport:
         )
         yield from _member("rejections", map(_rejection, rejections))
         yield from _member("reference_photos", self._photos(session, domain, person, pictures))
+        sessions = session.scalars(select_sessions(domain.id, person.id, person.label))
+        yield from _member("sessions", (_session(session, row) for row in sessions))
         events = session.scalars(
             select(AuditEvent.body)
             .where(AuditEvent.domain_id == domain.id, AuditEvent.body.contains(str(person.id), autoescape=True))
@@ -174,6 +178,28 @@ def _photo(photo: PhotoInfo, picture: str | None) -> dict[str, Any]:
         "error_code": photo.error_code,
         "created_at": photo.created_at.isoformat(),
         "tried_at": photo.tried_at and photo.tried_at.isoformat(),
+    }
+
+
+def _session(session: Session, row: FaceSession) -> dict[str, Any]:
+    """Without the frames' pictures: those of an open session are not decided on yet, and go with it."""
+    return {
+        "id": str(row.id),
+        "kind": row.kind,
+        "state": row.state,
+        "created_by": row.created_by,
+        "created_at": row.created_at.isoformat(),
+        "expires_at": row.expires_at.isoformat(),
+        "finished_at": row.finished_at and row.finished_at.isoformat(),
+        "result": row.result,
+        "frames": [
+            {
+                "frame": frame.frame,
+                "image_sha256": frame.image_sha256.hex(),
+                "embedding": frame.embedding.tolist(),
+            }
+            for frame in frames_of(session, row.id)
+        ],
     }
 
 

@@ -1,6 +1,5 @@
 """Sessions in the database: found, locked against other connections, ended, swept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -118,12 +117,6 @@ def count_open(session: Session, domain_id: int) -> int:
     """How many sessions of a domain take frames."""
     query = select(func.count()).where(FaceSession.domain_id == domain_id, FaceSession.state == "open", ~_LATE)
     return session.scalar(query) or 0
-
-
-def kept_frames(session: Session, session_id: UUID) -> Sequence[FaceSessionFrame]:
-    """The frames that a session keeps, in their order."""
-    query = select(FaceSessionFrame).where(FaceSessionFrame.session_id == session_id)
-    return session.scalars(query.order_by(FaceSessionFrame.frame)).all()
 
 
 def expire_sessions(session: Session, limit: int) -> int:

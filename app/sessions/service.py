@@ -17,6 +17,7 @@ from app.config import Settings
 from app.db.models import Domain, FaceEmbedding, Person
 from app.db.session import Database
 from app.db.session_models import FaceSession
+from app.db.sessions import frames_of
 from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person, find_person_or_none
@@ -233,7 +234,7 @@ def _opened(session: Session, row: FaceSession, used: int) -> Opened:
         reach=Reach(row.created_by, frozenset({domain.name}), frozenset({domain.id})),
         remaining_s=float(remaining_s or 0.0),
         used=used,
-        kept=tuple(rows.kept_frames(session, row.id)),
+        kept=tuple(frames_of(session, row.id)),
         known=tuple(known),
     )
 

@@ -13,10 +13,10 @@ DLIB_CALIBRATION = Calibration(
     "pairs of 100 pictures of ten persons (LFW): FMR 0 of 4,500, FNMR 0.09.",
     false_matches=FalseMatches(
         points=((1e-1, 0.1035), (1e-2, 0.0879), (1e-3, 0.0723), (1e-4, 0.0566), (1e-5, 0.0410)),
-        basis="900 claims: each of ten men (LFW) against the seven templates of each other, nearest one. 1e-1 is counted; below, "
-        "it is the exponential tail that fits the nearest tenth, which errs upwards: of the claims, 0.0044 were within the "
-        "distance at 1e-2, and none within 0.075. Ten persons are few: drawing them anew puts the distance at 1e-3 between "
-        "0.063 and 0.082 (90 %), so that the true rate where 1e-3 is stated may be several times as high "
+        basis="900 claims: each of ten men (LFW) against the seven templates of each other, nearest one. 1e-1 is counted; "
+        "below, it is the exponential tail that fits the nearest tenth, which errs upwards: of the claims, 0.0044 were within "
+        "the distance at 1e-2, and none within 0.075. Ten persons are few: drawing them anew puts the distance at 1e-3 "
+        "between 0.063 and 0.082 (90 %), so that the true rate where 1e-3 is stated may be several times as high "
         "(scripts/false_matches.py).",
     ),
 )

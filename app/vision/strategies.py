@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.vision.boxes import clipped_box
-from app.vision.faces import Box, Effort, Face, FaceQuality, UInt8Array
+from app.vision.faces import Effort, Face, UInt8Array
 
 # A face without its embedding, and its aligned chip, uint8, (S, S, 3).
 AlignedFace = tuple[Face, UInt8Array]
@@ -175,12 +175,8 @@ def face_in_picture(face: Face, matrix: Matrix, *, width_px: int, height_px: int
         face,
         box=clipped,
         landmarks=places.astype(np.float32),
-        quality=FaceQuality(_shorter(clipped), face.quality.sharpness),
+        quality=replace(face.quality, size_px=min(clipped.w, clipped.h)),
     )
-
-
-def _shorter(box: Box) -> int:
-    return min(box.w, box.h)
 
 
 def _turned(image: UInt8Array, angle_deg: float) -> tuple[UInt8Array, Matrix]:

@@ -96,6 +96,7 @@ def test_a_repetition_takes_up_what_was_broken_off(app, send, faces, database: D
         "reference_photos": 0,
         "sessions": 0,
         "kept_answers": 0,
+        "job_files": 0,
         "pictures": 1,
         "dataset_rows": 2,
     }

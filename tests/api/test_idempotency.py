@@ -224,6 +224,7 @@ def test_every_write_takes_a_key(app) -> None:
         "POST /v1/embeddings",
         "POST /v1/embeddings/batch",
         "POST /v1/verify",
+        "POST /v1/domains/<domain>/persons/<label>/verify",
     }
 
 

@@ -13,7 +13,7 @@ def test_an_analysis_survives():
     landmarks = np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]], np.float32)
     vector = np.array([0.6, -0.8], np.float32)
     faces = (
-        Face(Box(1, 2, 30, 40), 0.9, landmarks, FaceQuality(30, 12.5), vector),
+        Face(Box(1, 2, 30, 40), 0.9, landmarks, FaceQuality(30, 12.5, 101.25, -0.125), vector),
         Face(Box(5, 6, 7, 8), 0.5, landmarks, FaceQuality(7, 1.5)),
     )
     read = load_analysis(dump_analysis(Analysis(640, 480, faces, "dlib", "contract", {"decode": 1.5}, "turned-90")))

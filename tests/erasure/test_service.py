@@ -85,7 +85,7 @@ def test_everything_of_the_person_goes_and_a_receipt_comes(
     with acting(Reach("key-1", frozenset({"people"}), frozenset({people.domain_id}))):
         receipt = erasure.erase("people", "p0")
     assert (receipt.person_id, receipt.domain, receipt.requested_by) == (erased, "people", "key-1")
-    nothing_of = {"rejections": 0, "reference_photos": 0, "sessions": 0, "kept_answers": 0}
+    nothing_of = {"rejections": 0, "reference_photos": 0, "sessions": 0, "kept_answers": 0, "job_files": 0}
     assert receipt.counts == {"templates": 3, "pictures": 3} | nothing_of
     assert receipt.is_finished
     assert receipt.as_json()["deleted"] == str(erased)

@@ -39,9 +39,10 @@ def test_only_workers_of_the_pool_hold_a_model_runtime_and_one_model_each(servic
     http.delete("/v1/domains/maps").raise_for_status()
     web, web_workers = service.web()
     pool, pool_workers = service.pool()
+    jobs, _ = service.part("-m", "app.jobs")
     assert len(web_workers) == 2
     assert pool_workers
-    for process in (psutil.Process(service.process.pid), web, *web_workers, pool):
+    for process in (psutil.Process(service.process.pid), web, *web_workers, pool, jobs):
         assert mapped_runtimes(process.pid) == set(), process.cmdline()
     # What forks the workers has never had more than one thread.
     assert [entry.name for entry in Path(f"/proc/{pool.pid}/task").iterdir()] == [str(pool.pid)]

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -252,6 +252,17 @@ def test_what_is_no_picture_is_answered_and_a_cancelled_session_is_over(service)
         assert stream.show(b"x")["result"]["outcome"] == "cancelled"
     with pytest.raises(SessionFailed, match="404"):
         SessionClient(service.url, service.key).read(str(uuid4()))
+
+
+def test_fifty_megabytes_are_refused_and_the_session_goes_on(service):
+    session = make_session(service, "huge")
+    with opened(session) as client:
+        heard(client)
+        with suppress(ConnectionClosed):
+            client.send(b"x" * (50 * 2**20))
+        assert close_code(client) == 1009
+    with opened(session) as client:
+        assert heard(client)["frames"] == 0
 
 
 def test_damaged_pictures_are_answered_one_by_one_and_cost_no_worker(service):

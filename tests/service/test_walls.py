@@ -135,6 +135,8 @@ def test_the_ids_of_another_tenants_things_are_nobodys_in_ones_own_domain(servic
                 continue
             if operation.method == "post" and operation.path.endswith("/faces"):
                 continue  # makes persons, of any label that is new
+            if operation.path.endswith("/stream"):
+                continue  # for whoever has its token
             own = {"domain": mine.names["domain"]}
             real, made_up = operation.send(attacker, given | own), operation.send(attacker, unknown | own)
             assert (real.status_code, real.json()["code"]) == (404, made_up.json()["code"]), (operation, real.text)

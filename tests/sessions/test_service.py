@@ -1,12 +1,17 @@
 """Sessions on a real database: enrolled, verified, resumed, ended."""
 
+import io
+import json
+import zipfile
 from uuid import uuid4
 
 import numpy as np
 import pytest
 from sqlalchemy import event, text
 
+from app.enrolment.images import ImageStore
 from app.enrolment.persons import PersonChange
+from app.erasure.export import PersonExport
 from app.errors import (
     DatabaseUnavailable,
     InvalidRequest,
@@ -21,8 +26,9 @@ from app.errors import (
     SessionTakenOver,
     WrongSessionToken,
 )
-from app.sessions.service import Kind
+from app.sessions.service import Kind, SessionService, Wanted
 from app.tenancy import Reach, acting, everything
+from app.vision.packs import PackStore
 from tests.db_server import normalised
 from tests.enrolment.drawn import THRESHOLD, axis, between, draw
 from tests.sessions.studio import look, reasons, show
@@ -82,6 +88,19 @@ def test_what_is_enrolled_already_is_not_enrolled_again(studio, office):
     assert reasons(answers) == [["too_similar"]] * 5
     assert stream.finish()["result"]["reason"] == "too_few_frames"
     assert office.persons.get("people", "Ana").faces == 5
+
+
+def test_pictures_of_picked_frames_are_kept_where_pictures_are(studio, office, database, database_settings, models):
+    settings = database_settings.model_copy(update={"store_images": True})
+    images = ImageStore(settings.images_dir, enabled=True)
+    sessions = SessionService(settings, database, studio.camera, PackStore(models), images)
+    info, token = sessions.create("people", "Ana", Kind.ENROL, Wanted(templates=2))
+    seen = views(0, 3)
+    show(first := sessions.open_stream(info.id, token), seen[0])
+    first.close()
+    result = show(sessions.open_stream(info.id, token), *seen[1:], first=1)[-1]["result"]
+    kept = {path.name: path.read_bytes() for path in settings.images_dir.rglob("*") if path.is_file()}
+    assert kept == {face: draw(seen[number], salt=number) for number, face in enumerate(result["faces"])}
 
 
 def test_another_person_is_never_mixed_in_and_two_frames_of_them_end_it(studio, office):
@@ -284,6 +303,16 @@ def test_with_an_erased_person_their_sessions_are_gone(studio, office):
         with pytest.raises(SessionNotFound):
             show(stream, *views(person, 7)[3:])
     assert _count(studio, "face_session_frames") == _count(studio, "persons") == 0
+
+
+def test_what_is_held_of_a_session_is_exported_with_the_person(studio, office, database, database_settings):
+    show(studio.stream("Ana"), *views(0, 2))
+    office.persons.create("people", "Ana", None)
+    target = io.BytesIO()
+    PersonExport(database, ImageStore(database_settings.images_dir, enabled=False)).write("people", "Ana", target)
+    (held,) = json.loads(zipfile.ZipFile(target).read("person.json"))["sessions"]
+    assert (held["state"], [frame["frame"] for frame in held["frames"]]) == ("open", [1, 2])
+    assert held["frames"][0]["embedding"] == views(0, 1)[0].tolist()
 
 
 def test_sessions_follow_a_person_who_is_renamed_or_merged(studio, office):

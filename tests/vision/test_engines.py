@@ -231,6 +231,27 @@ def test_blurred_faces_fall_below_the_packs_minimum_and_sharp_ones_do_not(engine
         assert all(face.quality.sharpness < least for face in _analyze(engine, blurred, embed="none").faces)
 
 
+def test_brightness_falls_with_the_light_and_rises_with_it(engine: FaceEngine) -> None:
+    for paths in list(lfw10().values())[:3]:
+        image = cv2.imread(str(paths[0]))
+        dark, usual, bright = (
+            _analyze(engine, np.clip(image * factor, 0, 255).astype(np.uint8), embed="none").faces[0].quality.brightness
+            for factor in (0.6, 1.0, 1.5)
+        )
+        assert 0 < dark < usual < bright <= 255
+
+
+def test_a_face_turns_the_other_way_in_the_mirror(engine: FaceEngine) -> None:
+    turns = []
+    for paths in lfw10().values():
+        image = cv2.imread(str(paths[0]))
+        shown = (image, np.ascontiguousarray(image[:, ::-1]))
+        turns.append([_analyze(engine, one, embed="none").faces[0].quality.turn for one in shown])
+    there, mirrored = np.array(turns).T
+    assert np.abs(there + mirrored).mean() < 0.08
+    assert 0.05 < np.abs(there).max() < 0.45
+
+
 def test_no_face_of_lfw10_is_called_blurred(engine: FaceEngine) -> None:
     for paths in lfw10().values():
         for path in paths:

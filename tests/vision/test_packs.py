@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,11 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from app.errors import InvalidPack, UnknownModel
 from app.vision.packs import (
     Calibration,
     EmbeddingContract,
+    FalseMatches,
     InstalledPack,
     Licence,
     PackFile,
@@ -78,6 +81,43 @@ def test_confidence_is_a_percentage_that_falls_with_the_distance(one: float, oth
     near, far = sorted((one, other))
 
     assert 0 <= _CALIBRATION.confidence(far) <= _CALIBRATION.confidence(near) <= 100
+
+
+_POINTS = ((0.1, 0.5), (0.01, 0.3), (0.001, 0.2))
+_MEASURED = _CALIBRATION.model_copy(update={"false_matches": FalseMatches(points=_POINTS, basis="made up")})
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rate", "distance"),
+    [
+        (_MEASURED, 0.1, 0.4),  # never above the threshold
+        (_MEASURED, 0.01, 0.3),
+        (_MEASURED, 0.001, 0.2),
+        (_MEASURED, 0.01 / 10**0.5, 0.25),
+        (_MEASURED, 0.0001, 0.1),
+        (_MEASURED, 0.00001, 0.0),
+        (_CALIBRATION, 0.001, 0.4),
+        (_CALIBRATION, 0.1, 0.4),
+        (_CALIBRATION, 0.001 / math.e, 0.35),
+    ],
+)
+def test_the_distance_at_a_rate_of_false_matches(calibration: Calibration, rate: float, distance: float) -> None:
+    assert calibration.distance_at(rate) == pytest.approx(distance)
+
+
+@given(st.floats(1e-9, 0.5), st.floats(1e-9, 0.5))
+def test_rarer_false_matches_need_nearer_faces(one: float, other: float) -> None:
+    rarer, commoner = sorted((one, other))
+    for calibration in (_MEASURED, _CALIBRATION):
+        assert calibration.distance_at(rarer) <= calibration.distance_at(commoner) <= calibration.threshold
+
+
+@pytest.mark.parametrize(
+    "points", [((0.1, 0.5),), ((0.1, 0.5), (0.1, 0.4)), ((0.1, 0.5), (0.01, 0.6)), ((1.1, 0.5), (0.1, 0.4))]
+)
+def test_rates_of_false_matches_fall_with_the_distance(points: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(ValidationError):
+        FalseMatches(points=points, basis="made up")
 
 
 @pytest.mark.parametrize("distance", [-1e9, 1e9])

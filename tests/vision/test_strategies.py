@@ -167,6 +167,9 @@ def test_a_picture_on_its_side_gives_the_same_face(engine, right, angle):
         270: (right.box.y, width - right.box.x - right.box.w),
     }[angle]
     assert (analysis.width_px, analysis.height_px) == turned.size
+    # Of the face as it was seen upright, whose chip is the same.
+    measured = (found.quality.sharpness, found.quality.brightness, found.quality.turn)
+    assert measured == pytest.approx((right.quality.sharpness, right.quality.brightness, right.quality.turn), rel=0.2)
     assert max(abs(found.box.x - expected[0]), abs(found.box.y - expected[1])) <= 2
     size = (right.box.w, right.box.h) if angle == 180 else (right.box.h, right.box.w)
     assert max(abs(found.box.w - size[0]), abs(found.box.h - size[1])) <= 2
