@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from app.api.wiring import build_app
+from app.config import parse_settings
 from tests.pictures import faceless, portrait
 from tests.service.running import RunningService
 from tests.service.searching import superuser
@@ -20,6 +22,14 @@ NAMES = [
 
 
 @pytest.fixture
+def commands(service: RunningService):
+    """Commands beside the running service, in this process."""
+    app = build_app(parse_settings(storage_dir=service.storage))
+    yield app.test_cli_runner()
+    app.extensions["facedex"].database.close()
+
+
+@pytest.fixture
 def client(service: RunningService, http):
     assert http.post("/v1/domains", json={"name": "Mérida / bench"}).status_code == 201
     uid = next(item["id"] for item in http.get("/v1/domains").json()["items"] if item["name"] == "Mérida / bench")
@@ -33,10 +43,10 @@ def tables(service: RunningService) -> list[str]:
 
 
 def test_five_comparisons_are_told_as_json_and_nothing_is_left(
-    service: RunningService, http, client: str, tmp_path
+    service: RunningService, commands, http, client: str, tmp_path
 ) -> None:
-    refused = service.flask("benchmark", "--client", client, check=False)
-    assert (refused.returncode, refused.stderr) == (1, "Error: The client has no face: enrol somebody first.\n")
+    refused = commands.invoke(args=("benchmark", "--client", client))
+    assert (refused.exit_code, refused.stderr) == (1, "Error: The client has no face: enrol somebody first.\n")
     path = f"/v1/domains/{client}/persons/astronaut/faces"
     assert http.post(path, files={"file": portrait().read_bytes()}).status_code == 201
     before = tables(service)
@@ -54,10 +64,10 @@ def test_five_comparisons_are_told_as_json_and_nothing_is_left(
     assert "clients of 1000 templates" in done.stderr
     assert tables(service) == before
 
-    unknown = service.flask("benchmark", "--client", "nobody", check=False)
-    assert (unknown.returncode, unknown.stderr) == (1, "Error: There is no domain named 'nobody'.\n")
+    unknown = commands.invoke(args=("benchmark", "--client", "nobody"))
+    assert (unknown.exit_code, unknown.stderr) == (1, "Error: There is no domain named 'nobody'.\n")
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(faceless())
-    nobody = service.flask("benchmark", "--client", client, "--photo", str(photo), check=False)
-    assert nobody.returncode == 1
+    nobody = commands.invoke(args=("benchmark", "--client", client, "--photo", str(photo)))
+    assert nobody.exit_code == 1
     assert nobody.stderr.endswith("\nError: There is no face on the photo.\n")

@@ -155,13 +155,17 @@ def test_an_empty_folder_says_what_is_expected(commands, tmp_path, domain):
 
 def test_without_a_service_commands_say_what_to_start(tmp_path):
     alone = RunningService(tmp_path / "storage")
-    for arguments in (("domains", "list"), ("recognize", "x", str(pictures.portrait()))):
-        done = alone.flask(*arguments, check=False)
-        assert done.returncode == 1
-        assert "scripts/serve" in done.stderr
-        assert "Traceback" not in done.stderr
-    found = alone.flask("doctor", check=False)
-    assert found.returncode == 1
+    done = alone.flask("domains", "list", check=False)
+    assert done.returncode == 1
+    assert "scripts/serve" in done.stderr
+    assert "Traceback" not in done.stderr
+    commands = build_app(parse_settings(storage_dir=tmp_path / "storage")).test_cli_runner()
+    done = commands.invoke(args=("recognize", "x", str(pictures.portrait())))
+    assert done.exit_code == 1
+    assert "scripts/serve" in done.stderr
+    assert isinstance(done.exception, SystemExit)
+    found = commands.invoke(args=("doctor",))
+    assert found.exit_code == 1
     assert found.stdout.count("WRONG") >= 3
 
 
