@@ -98,6 +98,15 @@ class Settings(BaseSettings):
     embedder_memory_mb: int = Field(3072, ge=512)
     quarantine_s: float = Field(86_400.0, gt=0)
 
+    jobs_workers: int = Field(2, ge=0, le=64)
+    jobs_stalled_s: float = Field(15.0, ge=1, le=3600)
+    jobs_max_attempts: int = Field(20, ge=1, le=1000)
+    jobs_keep_s: float = Field(604_800.0, ge=60)
+    max_import_files: int = Field(10_000, ge=1, le=100_000)
+    max_import_bytes: int = Field(1024 * 1024 * 1024, ge=1024)
+    face_max_frames_per_session: int = Field(120, ge=1, le=10_000)
+    session_ttl_s: float = Field(300.0, ge=10, le=86_400)
+
     audit_retention_days: int = Field(365, ge=0, le=36_500)
     idempotency_keep_s: float = Field(86_400.0, ge=60)
     rate_limit_per_minute: int = Field(0, ge=0)

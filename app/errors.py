@@ -30,6 +30,7 @@ FacedexError
 │   ├── PersonErased            what an answer of before told of was erased since
 │   ├── FaceNotFound
 │   ├── RejectionNotFound
+│   ├── SessionNotFound         no such session of frames, or none within reach
 │   └── KeyNotFound
 ├── Conflict
 │   ├── DomainExists
@@ -42,6 +43,11 @@ FacedexError
 │   ├── MigrationRunning        another migration into the domain is under way
 │   ├── MigrationUnfinished     a migration into the domain has to be finished first
 │   ├── NothingToResume         no migration of the dataset has been left unfinished
+│   ├── NoTemplates             a person without faces to compare with
+│   ├── SessionEnded            a session that is decided, or was cancelled
+│   ├── SessionExpired          a session whose time is over
+│   ├── SessionTakenOver        another connection goes on with the session
+│   ├── TooManySessions         a domain has as many open sessions as it may
 │   ├── KeyEnded                a revoked or expired key is to be rotated
 │   └── TooManyKeys             a domain, or the installation, has as many keys as it may
 ├── AccessError
@@ -52,6 +58,9 @@ FacedexError
 │   │   └── SnapshotBusy        another process is writing the snapshot of the keys
 │   ├── RateLimited             more requests than the key, or the address, has in a minute
 │   ├── TooManyRequests         more requests at once than a key has
+│   ├── WrongSessionToken       a session's frames without its token
+│   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
+│   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -274,6 +283,12 @@ class RejectionNotFound(NotFound):
     code = "rejection_not_found"
 
 
+class SessionNotFound(NotFound):
+    """No such session of frames, or none within reach; also one whose person was erased."""
+
+    code = "session_not_found"
+
+
 class Conflict(FacedexError):
     """The request contradicts what is stored."""
 
@@ -352,6 +367,36 @@ class TooManyKeys(Conflict):
     code = "too_many_keys"
 
 
+class NoTemplates(Conflict):
+    """The person has no enrolled face that a picture could be compared with."""
+
+    code = "no_templates"
+
+
+class SessionEnded(Conflict):
+    """The session is decided, or was cancelled: it takes no more frames."""
+
+    code = "session_ended"
+
+
+class SessionExpired(Conflict):
+    """The session's time was over before it was decided."""
+
+    code = "session_expired"
+
+
+class SessionTakenOver(Conflict):
+    """A newer connection goes on with the session; what this one has not stored is void."""
+
+    code = "session_taken_over"
+
+
+class TooManySessions(Conflict):
+    """The domain has as many open sessions as it may have."""
+
+    code = "too_many_sessions"
+
+
 class AccessError(FacedexError):
     """The caller may not do this."""
 
@@ -404,6 +449,24 @@ class VectorsNotAllowed(AccessError):
     """The caller's key does not let it see embeddings."""
 
     code = "vectors_not_allowed"
+
+
+class WrongSessionToken(AccessError):
+    """The token is missing, or is not this session's."""
+
+    code = "wrong_session_token"
+
+
+class NotTheSessionsKey(AccessError):
+    """The key is not the one that has made the session."""
+
+    code = "not_the_sessions_key"
+
+
+class SessionKeyEnded(AccessError):
+    """The key that has made the session was revoked, or has expired."""
+
+    code = "session_key_ended"
 
 
 class ModelError(FacedexError):

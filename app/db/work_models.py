@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -15,7 +15,8 @@ class Job(Base):
     """Something to be done by a jobs worker, and how far it is.
 
     `done` of `total` counts what the kind of job works on; `person_id` is set where the job is about one person only, and goes
-    with them. `arguments` and `result` hold ids and numbers, never names.
+    with them. `arguments` and `result` hold ids and numbers, never names. `attempts` counts how often it was begun, and tells a
+    worker that was given up from the one that has the job now; `setbacks` counts those since the job last came on.
     """
 
     __tablename__ = "jobs"
@@ -30,6 +31,8 @@ class Job(Base):
         CheckConstraint("(finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled'))", name="finished"),
         CheckConstraint("done >= 0 AND (total IS NULL OR done <= total)", name="done"),
         Index("jobs_domain_id_idx", "domain_id", "created_at", "id"),
+        Index("jobs_finished_at_idx", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("jobs_waiting_idx", "state", "created_at", postgresql_where=text("finished_at IS NULL")),
         Index("jobs_person_idx", "domain_id", "person_id", postgresql_where=text("person_id IS NOT NULL")),
     )
 
@@ -40,6 +43,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(server_default=text("'queued'"), default="queued")
     arguments: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"), default=dict)
     attempts: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    setbacks: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     done: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     total: Mapped[int | None]
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
@@ -77,7 +81,10 @@ class JobFile(Base):
 
 
 class ReferencePhoto(Base):
-    """An old photo of a person, from which a template is made in the background. `picture` is there until that succeeded."""
+    """An old photo of a person, from which a template is made in the background. `picture` is there until that succeeded.
+
+    Who has it in work has raised `attempts`, and until `claimed_until` nobody else begins: `app/db/references.py`.
+    """
 
     __tablename__ = "reference_photos"
     __table_args__ = (
@@ -91,6 +98,7 @@ class ReferencePhoto(Base):
         CheckConstraint("state IN ('waiting', 'extracted', 'failed')", name="state"),
         CheckConstraint("picture IS NOT NULL OR state = 'extracted'", name="picture"),
         Index("reference_photos_waiting_idx", "domain_id", "created_at", postgresql_where=text("state = 'waiting'")),
+        Index("reference_photos_job_id_idx", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     )
 
     domain_id: Mapped[int] = mapped_column(primary_key=True)
@@ -101,8 +109,11 @@ class ReferencePhoto(Base):
     state: Mapped[str] = mapped_column(server_default=text("'waiting'"), default="waiting")
     strategy: Mapped[str | None]
     face_id: Mapped[UUID | None]
+    warnings: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"), default=list)
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     tried_at: Mapped[datetime | None]
+    claimed_until: Mapped[datetime | None]

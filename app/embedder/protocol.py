@@ -58,6 +58,8 @@ def _face_to_json(face: Face) -> dict[str, Any]:
         "landmarks": np.asarray(face.landmarks, dtype=np.float64).round(2).tolist(),
         "size_px": face.quality.size_px,
         "sharpness": face.quality.sharpness,
+        "brightness": face.quality.brightness,
+        "turn": face.quality.turn,
         "embedding": None if face.embedding is None else encode_vector(face.embedding),
     }
 
@@ -67,6 +69,6 @@ def _face_from_json(data: dict[str, Any]) -> Face:
         box=Box(*data["box"]),
         score=data["score"],
         landmarks=np.asarray(data["landmarks"], dtype=np.float32),
-        quality=FaceQuality(size_px=data["size_px"], sharpness=data["sharpness"]),
+        quality=FaceQuality(data["size_px"], data["sharpness"], data["brightness"], data["turn"]),
         embedding=None if data["embedding"] is None else decode_vector(data["embedding"]),
     )

@@ -17,17 +17,17 @@ from app.config import Settings
 from app.db.domains import lock_domain
 from app.db.idempotency import Claim, face_of, keep_face
 from app.db.models import Domain, FaceEmbedding, Person
-from app.db.neighbours import distance_to_person
 from app.db.session import Database
-from app.db.templates import NewTemplate, delete_template, insert_templates
+from app.db.templates import delete_template
 from app.deadline import Deadline
 from app.embedder.batch import pictures_at_once
 from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonInfo, find_domain, find_person, find_person_or_none, read_person
 from app.enrolment.persons import add_person
-from app.enrolment.quality import check_quality, is_same_photo, main_face
-from app.enrolment.resemblance import Resemblance, resemblances
+from app.enrolment.quality import check_quality, main_face
+from app.enrolment.resemblance import Resemblance
+from app.enrolment.storing import known_face, known_picture, store_face
 from app.errors import (
     DatabaseError,
     DuplicateFace,
@@ -251,7 +251,7 @@ class FaceService:
             if (done := self._done_before(session, claim, domain_id, domain_uid, digest)) is not None:
                 return done
             if known:
-                raise _known_picture()
+                raise known_picture()
         deadline = Deadline.after(self._settings.request_deadline_s)
         analysis = self._embedder.analyze(data, deadline=deadline, request_id=request_id, client=client)
         manifest = self._packs.get(analysis.model).manifest
@@ -315,46 +315,15 @@ def _store(
     digest: bytes,
     manifest: PackManifest,
 ) -> tuple[FaceEmbedding, tuple[Resemblance, ...]]:
-    """Store one template, and what was noticed, under the domain's lock, which the caller holds."""
-    assert face.embedding is not None
+    """Store one template of whoever has that label, or will have, under the domain's lock, which the caller holds."""
     person = find_person_or_none(session, domain.id, label)
-    if _is_known_picture(session, domain.id, person, digest):
-        raise _known_picture()
     if new := person is None:
         person = add_person(session, domain.id, label, label)
-    threshold = manifest.calibration.threshold
-    nearest = distance_to_person(session, domain.id, person.id, face.embedding)
-    if nearest is not None and is_same_photo(nearest, threshold):
-        raise DuplicateFace("The same photo of this person is enrolled already, in another encoding.")
-    template = NewTemplate(
-        person_id=person.id,
-        embedding=face.embedding,
-        image_sha256=digest,
-        box=face.box,
-        score=face.score,
-        sharpness=face.quality.sharpness,
-    )
-    insert_templates(session, domain.id, [template])
-    warnings = resemblances(
-        session, settings, domain, person, face.embedding, own_distance=nearest, threshold=threshold
-    )
-    record(session, "face.enrolled", domain_id=domain.id, persons=[person.id], face=str(template.id), new_person=new)
-    return session.get_one(FaceEmbedding, (domain.id, template.id)), warnings
+    return store_face(session, settings, domain, person, face, digest, manifest, new_person=new)
 
 
 def _is_known_picture(session: Session, domain_id: int, person: Person | None, digest: bytes) -> bool:
-    if person is None:
-        return False
-    query = select(FaceEmbedding.id).where(
-        FaceEmbedding.domain_id == domain_id,
-        FaceEmbedding.image_sha256 == digest,
-        FaceEmbedding.person_id == person.id,
-    )
-    return session.scalars(query).first() is not None
-
-
-def _known_picture() -> DuplicateFace:
-    return DuplicateFace("This very picture of this person is enrolled already.")
+    return person is not None and known_face(session, domain_id, person.id, digest) is not None
 
 
 def _face_id(text: str) -> UUID:

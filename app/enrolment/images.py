@@ -22,14 +22,11 @@ from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding
 from app.errors import PictureNotStored
 from app.names import as_uuid
+from app.vision.formats import HEAD_BYTES, media_type, suffix_of
 
 _PART: Final = ".part-"
 # A file without a template is left alone for so long: its transaction may not have committed yet.
 _UNCOMMITTED_S: Final = 900.0
-_HEAD_BYTES: Final = 12
-# What the four accepted formats begin with.
-_JPEG, _PNG, _RIFF, _WEBP, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP", b"BM"
-_SUFFIXES: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 
 
 class PlacedPicture:
@@ -189,20 +186,17 @@ class ImageStore:
 
 def content_type(path: Path) -> str:
     """The type of a stored picture, told by its first bytes; `application/octet-stream` where it is none of the four."""
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    if head.startswith(_JPEG):
-        return "image/jpeg"
-    if head.startswith(_PNG):
-        return "image/png"
-    if head.startswith(_RIFF) and head[8:12] == _WEBP:
-        return "image/webp"
-    return "image/bmp" if head.startswith(_BMP) else "application/octet-stream"
+    return media_type(_head(path)) or "application/octet-stream"
 
 
 def suffix(path: Path) -> str:
     """The ending of a file's name that goes with its content, such as `.jpg`."""
-    return _SUFFIXES.get(content_type(path), ".bin")
+    return suffix_of(_head(path))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(HEAD_BYTES)
 
 
 @contextmanager

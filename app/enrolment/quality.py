@@ -1,5 +1,7 @@
 """Which face of a picture is enrolled, and whether it is good enough. Pure."""
 
+import math
+
 from app.errors import FaceBlurred, FaceTooSmall, NoFaceFound, SeveralFaces
 from app.vision.faces import Analysis, Face
 
@@ -7,6 +9,8 @@ from app.vision.faces import Analysis, Face
 MAIN_FACE_AREA_RATIO = 1.5
 # A detection this much weaker than the surest one is taken for something else: a badge, a fold of cloth, a poster.
 CREDIBLE_SCORE_SHARE = 0.25
+# Of an old photo there is no second try: a small face that is told of is better than none.
+_OLD_PHOTO_SIZE_SHARE = 0.5
 # The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
 # photos of one person hardly ever are.
 _SAME_PHOTO_SHARE = 0.01
@@ -51,3 +55,25 @@ def check_quality(face: Face, *, min_face_px: int, min_sharpness: float) -> None
         raise FaceBlurred(
             f"The face's sharpness is {face.quality.sharpness:.0f}; at least {min_sharpness:.0f} is needed."
         )
+
+
+def check_old_photo(face: Face, *, min_face_px: int, min_sharpness: float) -> tuple[str, ...]:
+    """Refuse only what is too small for any use; say what else `check_quality` would refuse.
+
+    Args:
+        face, min_face_px, min_sharpness: as of `check_quality`.
+
+    Returns:
+        the codes of the errors that it would raise.
+
+    Raises:
+        FaceTooSmall: its box is smaller than half of `min_face_px`.
+    """
+    least_px = math.ceil(_OLD_PHOTO_SIZE_SHARE * min_face_px)
+    check_quality(face, min_face_px=least_px, min_sharpness=0.0)
+    wanting = []
+    if face.quality.size_px < min_face_px:
+        wanting.append(FaceTooSmall.code)
+    if face.quality.sharpness < min_sharpness:
+        wanting.append(FaceBlurred.code)
+    return tuple(wanting)

@@ -44,6 +44,7 @@ from app.server.parts import (
     prepare_datasets,
     say,
     start_database,
+    start_jobs,
     start_pool_and_web,
 )
 from app.server.readiness import ask_ready
@@ -183,6 +184,7 @@ def _run(settings: Settings, supervisor: Supervisor) -> None:
     has_database = settings.vector_db_enabled and _has_database(settings, supervisor)
     prepare_datasets(settings, supervisor, awaited=not has_database)
     start_pool_and_web(settings, supervisor)
+    start_jobs(settings, supervisor)
     _wait_until_ready(settings, supervisor)
     if has_database:
         finish_erasures(settings, supervisor)

@@ -19,7 +19,9 @@ from app.server.supervisor import Supervisor
 DATABASE: Final = "database"
 POOL: Final = "worker pool"
 WEB: Final = "web"
+JOBS: Final = "jobs worker"
 POOL_ARGV: Final = ["-m", "app.embedder.pool"]
+JOBS_ARGV: Final = ["-m", "app.jobs"]
 WEB_ARGV: Final = ["-m", "gunicorn", "--config", str(PROJECT_ROOT / "gunicorn.conf.py")]
 
 # Without a database nothing else answers, so that datasets are waited for; a large one goes on being prepared beside.
@@ -138,8 +140,19 @@ def start_pool_and_web(settings: Settings, supervisor: Supervisor) -> None:
     supervisor.start(WEB, part(WEB, WEB_ARGV, "gunicorn-error.log"), stop_timeout_s=stop_timeout_s(settings))
 
 
+def start_jobs(settings: Settings, supervisor: Supervisor) -> None:
+    """Start the jobs worker where there is a database for it, unless it runs; it waits for that by itself.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    if settings.vector_db_enabled and settings.jobs_workers and not supervisor.has_part(JOBS):
+        start = lambda: _spawn(settings, JOBS, JOBS_ARGV, "jobs.log")  # noqa: E731
+        supervisor.start(JOBS, start, stop_timeout_s=stop_timeout_s(settings))
+
+
 def stop_timeout_s(settings: Settings) -> float:
-    """How long web or pool may take to answer what they hold."""
+    """How long a part may take to end what it holds."""
     return settings.request_deadline_s + 10
 
 

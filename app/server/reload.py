@@ -8,7 +8,7 @@ import structlog
 from app.config import Settings, SettingsError, publish_running, reload_settings, set_in_environment
 from app.errors import FacedexError
 from app.server.children import Child
-from app.server.parts import DATABASE, WEB, prepare_datasets, say, start_database, stop_timeout_s
+from app.server.parts import DATABASE, JOBS, WEB, prepare_datasets, say, start_database, start_jobs, stop_timeout_s
 from app.server.supervisor import Supervisor
 
 log = structlog.stdlib.get_logger("facedex.supervisor")
@@ -43,6 +43,8 @@ def reload(supervisor: Supervisor) -> None:
         return
     publish_running(settings)  # whatever starts from now on reads these
     prepare_datasets(settings, supervisor, awaited=not settings.vector_db_enabled)
+    supervisor.stop_part(JOBS)  # begun anew with the new settings, where it is wanted; its jobs go on
+    start_jobs(settings, supervisor)
     _replace_web_workers(settings, supervisor)
     if not settings.vector_db_enabled:
         supervisor.stop_part(DATABASE)

@@ -11,10 +11,10 @@ from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.boxes import clipped_box
 from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
-from app.vision.faces import Analysis, Box, Embed, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Box, Embed, Face, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
-from app.vision.quality import sharpness
+from app.vision.quality import measure
 from app.vision.runtime import open_session
 
 # dlib's frontal detector slides a window of 80 pixels over the picture and over ever smaller copies of it.
@@ -102,7 +102,9 @@ class DlibEngine:
         shape = self._predictor(crop, dlib.translate_rect(rect, dlib.point(-x0, -y0)))
         chip: UInt8Array = dlib.get_face_chip(crop, shape, CHIP_SIZE_PX, CHIP_PADDING)
         landmarks = np.array([(part.x + x0, part.y + y0) for part in shape.parts()], np.float32)
-        quality = FaceQuality(min(detection.box.w, detection.box.h), sharpness(chip))
+        # Corners of the eye that is right as seen, those of the other, and the nose.
+        eyes = np.stack([landmarks[2:4].mean(axis=0), landmarks[:2].mean(axis=0)])
+        quality = measure(min(detection.box.w, detection.box.h), chip, eyes, landmarks[4])
         return Face(detection.box, detection.score, landmarks, quality), chip
 
     def _embed(self, chips: Sequence[UInt8Array]) -> Float32Array:

@@ -39,10 +39,15 @@ class FaceQuality:
     Attributes:
         size_px: the shorter side of the box, in pixels.
         sharpness: variance of the Laplacian of the aligned grey face, comparable within one pack only.
+        brightness: mean grey value of the aligned face's middle, 0 to 255; None where it was not measured.
+        turn: how far the nose is off the middle between the eyes, as a share of their distance: 0 looks straight ahead, positive
+            towards the picture's right; None where it was not measured.
     """
 
     size_px: int
     sharpness: float
+    brightness: float | None = None
+    turn: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

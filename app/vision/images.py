@@ -7,30 +7,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from app.errors import ImageTooLarge, UnsupportedImage
 from app.vision.faces import UInt8Array
+from app.vision.formats import refusal
 from app.vision.memory import has_room_for, is_lack_of_memory
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_ACCEPTED_TEXT = "accepted are JPEG, PNG, WebP and BMP"
-# What other picture files begin with, so that their sender reads "not accepted" and not "damaged".
-_OTHER_FORMATS = (
-    (0, b"GIF8", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\0\0\1\0", "ICO"),
-    (0, b"%PDF", "PDF"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypavis", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
-    (4, b"ftypmsf1", "HEIC"),
-)
 _EXIF_ORIENTATION = 0x0112
 _JPEG_END = b"\xff\xd9"
 # Markers of a JPEG's segments: tables, scans, application data, comments. Cameras write some dozens, and a progressive file
@@ -81,7 +63,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> UInt8Array:
         # libjpeg and libwebp make no difference between a damaged file and a lack of memory.
         if is_lack_of_memory(error) or not has_room_for(width * height * _MOST_BYTES_A_PIXEL):
             raise MemoryError from error
-        raise _refusal(data) from error
+        raise refusal(data) from error
 
 
 def _refuse_costly(data: bytes) -> None:
@@ -116,13 +98,6 @@ def _webp_canvas(data: bytes) -> tuple[int, int]:
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageTooLarge(f"The picture has {width} x {height} pixels; at most {max_pixels} pixels are accepted")
-
-
-def _refusal(data: bytes) -> InvalidImage | UnsupportedImage:
-    for offset, signature, name in _OTHER_FORMATS:
-        if data.startswith(signature, offset):
-            return UnsupportedImage(f"The file is a {name} picture; {_ACCEPTED_TEXT}")
-    return InvalidImage(f"The file is not a picture, or is damaged or truncated; {_ACCEPTED_TEXT}")
 
 
 def _orientation(image: Image.Image) -> int:

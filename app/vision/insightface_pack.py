@@ -11,11 +11,11 @@ from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.alignment import CHIP_SIZE_PX, align_face, fits_template
 from app.vision.boxes import clipped_box
-from app.vision.faces import Analysis, Embed, Face, FaceQuality, Float32Array, UInt8Array
+from app.vision.faces import Analysis, Embed, Face, Float32Array, UInt8Array
 from app.vision.memory import is_lack_of_memory
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import AlignedFace, check_embedder, run_pipeline
-from app.vision.quality import sharpness
+from app.vision.quality import measure
 from app.vision.runtime import open_session
 
 _MIN_SCORE = 0.5
@@ -113,7 +113,7 @@ def _aligned_face(
     if box is None or not fits_template(landmarks):
         return None
     chip = align_face(image_bgr, landmarks)
-    quality = FaceQuality(min(box.w, box.h), sharpness(chip))
+    quality = measure(min(box.w, box.h), chip, landmarks[:2], landmarks[2])
     return Face(box, score, landmarks.astype(np.float32), quality), chip
 
 

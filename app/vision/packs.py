@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -22,6 +23,8 @@ DEFAULT_PACK = "dlib"
 MANIFEST_NAME = "manifest.json"
 _ACTIVE_FILE = "active"
 _MANIFEST_MAX_BYTES = 64 * 1024
+# The rate at a threshold that was chosen the usual way.
+_SUPPOSED_RATE = 1e-3
 _PACK_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 # Which files each kind of pack needs, by role.
@@ -30,6 +33,8 @@ _ROLES = {"dlib": {"embedder", "landmarks"}, "insightface": {"detector", "embedd
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PackName = Annotated[str, StringConstraints(pattern=f"^{_PACK_NAME.pattern}$")]
 # A plain name: no folder, so nothing a manifest names can lie outside its pack.
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Distance = Annotated[float, Field(gt=0, lt=2)]
 FileName = Annotated[str, StringConstraints(pattern=f"^{_FILE_NAME.pattern}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
@@ -63,6 +68,25 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class FalseMatches(_Frozen):
+    """How often somebody else comes as near to a person's templates as that.
+
+    Attributes:
+        points: rates, falling, each with the distance that this share of other people's pictures does not exceed, falling too.
+        basis: what they were measured on, and how sure they are, for the operator.
+    """
+
+    points: tuple[tuple[Rate, Distance], ...] = Field(min_length=2, max_length=20)
+    basis: Text
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        for column in zip(*self.points, strict=True):
+            if any(one <= other for one, other in pairwise(column)):
+                raise ValueError("rates and distances have to fall, from each point to the next")
+        return self
+
+
 class Calibration(_Frozen):
     """How cosine distances of one pack are read.
 
@@ -71,12 +95,35 @@ class Calibration(_Frozen):
         slope: steepness of the logistic function that maps a distance to a confidence, per unit of distance.
         margin: smallest lead, in distance, of the best person over the second; below it the face is ambiguous.
         basis: what the three numbers were measured on, for the operator.
+        false_matches: None where nobody has measured it: `distance_at` then supposes something.
     """
 
     threshold: float = Field(gt=0, lt=2)
     slope: float = Field(gt=0, le=10_000)
     margin: float = Field(ge=0, lt=1)
     basis: Text
+    false_matches: FalseMatches | None = None
+
+    def distance_at(self, rate: float) -> float:
+        """The distance that other people's pictures do not exceed more often than that, to the nearest of a person's templates.
+
+        Between two measured points, and beyond the last, the logarithm of the rate is taken to be a straight line. Where nothing
+        was measured: one in a thousand at the threshold, and the odds that `slope` states for every step below it.
+
+        Args:
+            rate: share of impostors, above 0, below 1.
+
+        Returns:
+            a cosine distance, at most `threshold`; 0 or less where there is none at which the rate could be promised.
+        """
+        if self.false_matches is None:
+            return min(self.threshold, self.threshold - math.log(_SUPPOSED_RATE / rate) / self.slope)
+        points = self.false_matches.points
+        above, below = next(
+            ((one, other) for one, other in pairwise(points) if other[0] <= rate), (points[-2], points[-1])
+        )
+        share = math.log(above[0] / rate) / math.log(above[0] / below[0])
+        return min(self.threshold, above[1] - share * (above[1] - below[1]))
 
     def confidence(self, distance: float) -> float:
         """Calibrated probability in percent that a template at this cosine distance shows the same person.

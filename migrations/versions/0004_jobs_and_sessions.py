@@ -77,11 +77,14 @@ CREATE TABLE reference_photos (
     state text NOT NULL DEFAULT 'waiting',
     strategy text,
     face_id uuid,
+    warnings text[] NOT NULL DEFAULT '{}',
     error_code text,
     error_message text,
     job_id uuid,
+    attempts integer NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     tried_at timestamptz,
+    claimed_until timestamptz,
     CONSTRAINT reference_photos_pkey PRIMARY KEY (domain_id, id),
     CONSTRAINT reference_photos_image_key UNIQUE (domain_id, person_id, image_sha256),
     CONSTRAINT reference_photos_person_fkey FOREIGN KEY (domain_id, person_id)
@@ -91,6 +94,7 @@ CREATE TABLE reference_photos (
     CONSTRAINT reference_photos_picture_check CHECK (picture IS NOT NULL OR state = 'extracted')
 );
 CREATE INDEX reference_photos_waiting_idx ON reference_photos (domain_id, created_at) WHERE state = 'waiting';
+CREATE INDEX reference_photos_job_id_idx ON reference_photos (job_id) WHERE job_id IS NOT NULL;
 ALTER TABLE reference_photos ALTER COLUMN picture SET STATISTICS 0, ALTER COLUMN picture SET STORAGE EXTERNAL;
 
 CREATE TABLE face_sessions (
@@ -140,6 +144,30 @@ ALTER TABLE face_session_frames ALTER COLUMN embedding SET STORAGE PLAIN, ALTER 
 ALTER TABLE face_session_frames ALTER COLUMN picture SET STORAGE EXTERNAL, ALTER COLUMN picture SET STATISTICS 0;
 """
 
+FUNCTIONS = """
+-- How near a face is to a person's templates, and to what was rejected for them: those of one partition by its name, so that no
+-- other is planned for. Nothing is ordered: no index of vectors serves it.
+CREATE FUNCTION distances_to_person(domain integer, person uuid, probe vector)
+RETURNS TABLE (templates bigint, nearest double precision, rejected double precision)
+LANGUAGE plpgsql STABLE STRICT ROWS 1 AS $$
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT count(*), min(1 + (embedding <#> $3)), (SELECT min(1 + (r.embedding <#> $3)) FROM face_rejections AS r'
+        ' WHERE r.domain_id = $1 AND r.person_id = $2) FROM %I WHERE domain_id = $1 AND person_id = $2',
+        'face_embeddings_' || domain
+    ) USING domain, person, probe;
+END $$;
+
+-- Whether somebody may still act: false of a key that was revoked or has expired, whoever asks.
+CREATE FUNCTION client_may_act(client text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET facedex.domains = '*' SET search_path FROM CURRENT AS $$
+    SELECT CASE WHEN client ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN EXISTS (
+        SELECT FROM api_keys WHERE id = CAST(client AS uuid) AND revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > statement_timestamp())
+    ) ELSE true END
+$$;
+"""
+
 # As in migration 0003.
 _SEES = "((SELECT sees_everything()) OR {column} = ANY ((SELECT visible_domains())::integer[]))"
 POLICIES = {
@@ -154,6 +182,7 @@ POLICIES = {
 def upgrade() -> None:
     """Make the tables and their walls."""
     op.execute(TABLES)
+    op.get_bind().exec_driver_sql(FUNCTIONS)
     for table, condition in POLICIES.items():
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY tenant ON {table} USING ({condition})")
@@ -162,5 +191,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them with what is in them."""
+    op.execute("DROP FUNCTION distances_to_person, client_may_act")
     op.execute("DROP TABLE face_session_frames, face_sessions, reference_photos, job_files, jobs")
     op.execute("ALTER TABLE domains DROP COLUMN cache_epoch")
