@@ -69,6 +69,8 @@ class Enrolment:
                 with self._connection.writing() as (session, row):
                     session.add_all(fresh.values())
                     row.progress = self._stored(picks)
+        for kept in fresh.values():
+            kept.picture = None  # the database has it; a stream holds none of them
         self._picks, self._rows = picks, self._rows | fresh
         return reason, result
 
