@@ -70,7 +70,7 @@ class MergeService:
             _move_rejections(session, source, target)
             move_photos(session, domain_id, source.id, target.id)
             rename_files(session, domain_id, source.label, target.label)
-            sessions_follow(session, domain_id, source.label, source_id, target.id)
+            sessions_follow(session, domain_id, (source.label, source.external_id), source_id, target.id)
             delete_person(session, domain_id, source_id)
             session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id
