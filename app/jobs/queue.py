@@ -1,7 +1,7 @@
 """procrastinate's queue, in which a worker that was given up for dead changes nothing any more.
 
-By itself, procrastinate knows a job in its queue by its number alone: a worker that stood still, and comes back when another has
-its job already, would delete it under that one's hands, and two that look for such jobs would both hand them out.
+By itself, procrastinate knows a job in its queue by its number alone: a worker that stood still, and comes back when another
+has its job already, would delete it under that one's hands, and two that look for such jobs would both hand them out.
 """
 
 import datetime
@@ -12,15 +12,17 @@ from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
 # The row is locked before it is judged: by what it is when whoever changes it at this moment is done.
-_OURS: Final = """
-(SELECT id FROM procrastinate_jobs
- WHERE id = %(job_id)s AND status = 'doing' AND worker_id IS NOT DISTINCT FROM %(worker_id)s::bigint FOR UPDATE) AS ours
+_FINISH_SQL: Final = """
+SELECT procrastinate_finish_job_v1(id, %(status)s::procrastinate_job_status, %(delete_job)s) FROM (
+    SELECT id FROM procrastinate_jobs
+    WHERE id = %(job_id)s AND status = 'doing' AND worker_id IS NOT DISTINCT FROM %(worker_id)s::bigint FOR UPDATE
+) AS ours
 """
-_FINISH_SQL: Final = f"""
-SELECT procrastinate_finish_job_v1(id, %(status)s::procrastinate_job_status, %(delete_job)s) FROM {_OURS}
-"""
-_RETRY_SQL: Final = f"""
-SELECT procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s::integer, %(queue)s::varchar, %(lock)s::varchar) FROM {_OURS}
+_RETRY_SQL: Final = """
+SELECT procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s::integer, %(queue)s::varchar, %(lock)s::varchar) FROM (
+    SELECT id FROM procrastinate_jobs
+    WHERE id = %(job_id)s AND status = 'doing' AND worker_id IS NOT DISTINCT FROM %(worker_id)s::bigint FOR UPDATE
+) AS ours
 """
 
 
