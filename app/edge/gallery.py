@@ -1,0 +1,288 @@
+"""The members who may be recognised, changed while others search: one writer at a time, and readers who never wait."""
+
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from app.edge.errors import DuplicateMember, WrongContract, WrongDimension
+from app.edge.members import Float32Array, GalleryDelta, Member, MemberTemplates
+from app.edge.rows import Rows, Stored
+from app.edge.snapshot import NOBODY, RowTable, Snapshot, unit_rows
+
+log = structlog.stdlib.get_logger("facedex.edge.gallery")
+
+# Templates that are looked at together while a list is compared with what is there.
+_BLOCK: Final = 4_096
+
+Rows1D = NDArray[np.intp]
+_NO_ROWS: Final[Rows1D] = np.empty(0, dtype=np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many members an update has added, removed and changed."""
+
+    added: int = 0
+    removed: int = 0
+    updated: int = 0
+
+    def __str__(self) -> str:
+        return f"+{self.added} added, -{self.removed} removed, {self.updated} updated"
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What the writer knows of a member.
+
+    Attributes:
+        number: of the member, which stays theirs.
+        given: what they were made of, while somebody still has it: the very same object need not be compared.
+    """
+
+    number: int
+    member: Member
+    rows: Rows1D
+    given: "weakref.ref[MemberTemplates] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A change that has been checked. `units` are the new rows of `changed`, one member after the other."""
+
+    removed: tuple[str, ...]
+    changed: tuple[MemberTemplates, ...]
+    units: Float32Array
+    norms: Float32Array
+    relabelled: tuple[MemberTemplates, ...]
+
+
+class Gallery:
+    """Members and their templates, of one embedding contract.
+
+    An update costs what it changes, plus a copy of a few small arrays; the templates stay where they are (`Rows`). `snapshot`
+    is published by one assignment: a search that began before goes on with what it has, one that begins after sees all of it.
+
+    Args:
+        contract: `EmbeddingContract.id` of all templates.
+        dimension: of the vectors.
+        stored: float16 halves the memory, at the price of rounding similarities at the third digit.
+        codes: search by 8-bit codes first; the first place is the same, in less time.
+    """
+
+    def __init__(self, contract: str, dimension: int, *, stored: Stored = "float32", codes: bool = True) -> None:
+        self.contract = contract
+        self.dimension = dimension
+        self._write_lock = threading.Lock()
+        self._rows = Rows(dimension, stored, codes=codes)
+        self._kept: dict[str, _Kept] = {}
+        self._numbers: dict[str, int] = {}
+        self._free_numbers: list[int] = []
+        self._members: list[Member | None] = []
+        self._built = False
+        self._snapshot = self._publish(RowTable.empty())
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is published now."""
+        return self._snapshot
+
+    def update(self, members: Iterable[MemberTemplates]) -> Changes:
+        """Become exactly these members.
+
+        Raises:
+            DuplicateMember, WrongDimension, NotFinite: nothing was changed.
+        """
+        wanted = tuple(members)
+        with self._write_lock:  # writers queue; readers never wait
+            keys = _distinct(wanted)
+            return self._apply(wanted, tuple(key for key in self._kept if key not in keys))
+
+    def apply(self, delta: GalleryDelta) -> Changes:
+        """Take over what a source says has changed.
+
+        Raises:
+            WrongContract: it is of another model.
+            DuplicateMember, WrongDimension, NotFinite: as `update`; nothing was changed.
+        """
+        if delta.contract != self.contract:
+            raise WrongContract(f"The gallery's embeddings are {self.contract}; these are {delta.contract}.")
+        if delta.full:
+            return self.update(delta.upserts)
+        with self._write_lock:
+            keys = _distinct(delta.upserts)
+            gone = dict.fromkeys(key for key in delta.removed if key in self._kept and key not in keys)
+            return self._apply(delta.upserts, tuple(gone))
+
+    def _apply(self, wanted: Sequence[MemberTemplates], gone: tuple[str, ...]) -> Changes:
+        plan = self._plan(wanted, gone)
+        fresh = [given for given in plan.changed if given.member.key not in self._kept]
+        changes = Changes(len(fresh), len(gone), len(plan.changed) - len(fresh) + len(plan.relabelled))
+        if plan.changed or plan.removed or plan.relabelled:
+            self._carry_out(plan)
+        else:
+            self._rows.reclaim()
+        if not self._built:
+            self._built = True
+            log.info(f"Built embeddings matrix: {len(self._kept)} members")
+        else:
+            log.info(str(changes))
+        return changes
+
+    def _plan(self, wanted: Sequence[MemberTemplates], gone: tuple[str, ...]) -> _Plan:
+        """Look at everything before anything is changed."""
+        suspects = [given for given in wanted if not self._is_same_object(given)]
+        changed: list[MemberTemplates] = []
+        relabelled: list[MemberTemplates] = []
+        units: list[Float32Array] = [np.empty((0, self.dimension), np.float32)]
+        norms: list[Float32Array] = [np.empty(0, np.float32)]
+        for block in _blocks(suspects):
+            these, lengths = unit_rows(_stacked(block, self.dimension), self.dimension)
+            sizes = [len(given.embeddings) for given in block]
+            same = self._equal_rows(block, these, lengths, sizes)
+            for given, is_same in zip(block, same, strict=True):
+                if not is_same:
+                    changed.append(given)
+                elif self._kept[given.member.key].member != given.member:
+                    relabelled.append(given)
+                else:
+                    self._kept[given.member.key].given = weakref.ref(given)
+            taken = ~np.repeat(same, sizes)
+            units.append(these[taken])
+            norms.append(lengths[taken])
+        return _Plan(gone, tuple(changed), np.concatenate(units), np.concatenate(norms), tuple(relabelled))
+
+    def _is_same_object(self, given: MemberTemplates) -> bool:
+        """Whether it is the very object that the member was made of, which then cannot have changed."""
+        kept = self._kept.get(given.member.key)
+        return (
+            kept is not None
+            and kept.given is not None
+            and kept.given() is given
+            and not given.embeddings.flags.writeable
+        )
+
+    def _equal_rows(
+        self, block: Sequence[MemberTemplates], units: Float32Array, norms: Float32Array, sizes: Sequence[int]
+    ) -> list[bool]:
+        """Which members of the block have just the templates that they had."""
+        kept = [self._kept.get(given.member.key) for given in block]
+        same = [known is not None and len(known.rows) == size for known, size in zip(kept, sizes, strict=True)]
+        here = [known.rows for known, equal in zip(kept, same, strict=True) if known is not None and equal]
+        if not here:
+            return same
+        rows = np.concatenate(here)
+        asked = np.repeat(same, sizes)
+        stored = units[asked].astype(self._rows.stored)
+        equal = (stored == self._rows.matrix[rows]).all(axis=1) & (norms[asked] == self._rows.norms[rows])
+        verdicts = iter(np.logical_and.reduceat(equal, np.cumsum([0, *map(len, here)])[:-1]).tolist())
+        return [bool(next(verdicts)) if candidate else False for candidate in same]
+
+    def _carry_out(self, plan: _Plan) -> None:
+        """Write what is new where nobody reads, publish, and only then let go of what is old."""
+        table = self._snapshot.rows.copied()
+        replaced = [self._kept[given.member.key].rows for given in plan.changed if given.member.key in self._kept]
+        freed = np.concatenate([_NO_ROWS, *replaced, *(self._remove(key) for key in plan.removed)])
+        table.owners[freed] = NOBODY
+        if not self._rows.room_for(len(plan.units)):
+            table, freed = self._move(table, len(plan.units)), _NO_ROWS
+        where = self._rows.write(plan.units, plan.norms)
+        table = table.grown(self._rows.used)
+        for given, rows in zip(plan.changed, _shares(where, plan.changed), strict=True):
+            self._put(given, rows, table)
+        for given in plan.relabelled:
+            self._put(given, self._kept[given.member.key].rows, table)
+        self._snapshot = self._publish(table)
+        self._rows.free(freed)
+
+    def _move(self, table: RowTable, count: int) -> RowTable:
+        """Copy what is somebody's to memory with room for `count` rows more; readers keep what they have."""
+        keep = np.flatnonzero(table.owners != NOBODY)
+        moved_to = np.full(len(table.owners), -1, dtype=np.intp)
+        moved_to[keep] = np.arange(len(keep))
+        for kept in self._kept.values():
+            kept.rows = moved_to[kept.rows]
+        self._rows = self._rows.moved(keep, count)
+        return table.taken(keep)
+
+    def _remove(self, key: str) -> Rows1D:
+        kept = self._kept.pop(key)
+        del self._numbers[key]
+        self._members[kept.number] = None
+        self._free_numbers.append(kept.number)
+        return kept.rows
+
+    def _put(self, given: MemberTemplates, rows: Rows1D, table: RowTable) -> None:
+        """Make these rows the member's."""
+        member, kept = given.member, self._kept.get(given.member.key)
+        number = kept.number if kept is not None else self._free_number()
+        self._members[number] = member
+        self._numbers[member.key] = number
+        table.owners[rows] = number
+        table.valid_from[rows] = -np.inf if member.valid_from is None else member.valid_from
+        table.valid_until[rows] = np.inf if member.valid_until is None else member.valid_until
+        self._kept[member.key] = _Kept(number, member, rows, weakref.ref(given))
+
+    def _free_number(self) -> int:
+        if self._free_numbers:
+            return self._free_numbers.pop()
+        self._members.append(None)
+        return len(self._members) - 1
+
+    def _publish(self, table: RowTable) -> Snapshot:
+        count, rows = self._rows.used, self._rows
+        coded = count if rows.has_codes else 0
+        snapshot = Snapshot(
+            contract=self.contract,
+            dimension=self.dimension,
+            members=tuple(self._members),
+            numbers=self._numbers,
+            rows=table,
+            matrix=rows.matrix[:count],
+            norms=rows.norms[:count],
+            codes=rows.codes[:coded],
+            scales=rows.scales[:coded],
+            errors=rows.errors[:coded],
+            member_count=len(self._kept),
+            most_templates=int(np.bincount(table.owners[table.owners != NOBODY], minlength=1).max()),
+        )
+        rows.mark(snapshot)
+        return snapshot
+
+
+def _distinct(given: Sequence[MemberTemplates]) -> set[str]:
+    keys: set[str] = set()
+    for templates in given:
+        if templates.member.key in keys:
+            raise DuplicateMember(f"The member {templates.member.key!r} stands twice in one change.")
+        keys.add(templates.member.key)
+    return keys
+
+
+def _blocks(given: Sequence[MemberTemplates]) -> Iterator[Sequence[MemberTemplates]]:
+    return (given[start : start + _BLOCK] for start in range(0, len(given), _BLOCK))
+
+
+def _stacked(block: Sequence[MemberTemplates], dimension: int) -> NDArray[Any]:
+    """The templates of all, one below the other.
+
+    Raises:
+        WrongDimension: somebody has none, or of another length.
+    """
+    for given in block:
+        shape = np.shape(given.embeddings)
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != dimension:
+            raise WrongDimension(
+                f"The embeddings of {given.member.key!r} have the shape {shape}; (T, {dimension}) with at least one is needed."
+            )
+    return np.concatenate([given.embeddings for given in block])
+
+
+def _shares(where: Rows1D, changed: Sequence[MemberTemplates]) -> list[Rows1D]:
+    """Which of the new rows are whose."""
+    return np.split(where, np.cumsum([len(given.embeddings) for given in changed])[:-1]) if changed else []
