@@ -153,6 +153,35 @@ def test_a_job_whose_worker_was_killed_is_taken_up_by_another(database, jobs, su
     assert [worker for _, worker, _ in effects(database)] == [first.pid, second.pid]
 
 
+def test_a_worker_that_comes_back_leaves_the_job_to_the_one_that_has_it(database, jobs, submit, start) -> None:
+    (job,) = submit("third_time")
+    stopped = start(JOBS_WORKERS="1")
+    began(database)
+    stopped.send_signal(signal.SIGSTOP)
+    rescuer = start(JOBS_WORKERS="1")
+    began(database, 2)
+    stopped.send_signal(signal.SIGCONT)
+    began(database, 3)
+    done(jobs, *submit("effect"))  # the rescuer has its hands full: once it is done, the other is through with the job
+    rescuer.terminate()
+    assert rescuer.wait(60) == 0
+    (info,) = done(jobs, job)
+    assert (info.state, info.attempts) == ("succeeded", 3)
+    runs = [worker for id_, worker, note in effects(database) if str(id_) == job and not note]
+    assert runs == [stopped.pid, rescuer.pid, stopped.pid]
+
+
+def test_a_job_that_the_queue_has_lost_is_done_all_the_same(database, jobs, submit, start) -> None:
+    (job,) = submit("effect")
+    with database.maintenance() as connection:
+        connection.execute(text("UPDATE jobs SET created_at = created_at - interval '1 minute'"))
+        connection.execute(text("SET LOCAL search_path = procrastinate; DELETE FROM procrastinate_jobs"))
+    start()
+    (info,) = done(jobs, job)
+    assert (info.state, info.attempts) == ("succeeded", 1)
+    assert len(effects(database)) == 1
+
+
 def test_a_job_that_kills_its_workers_is_given_up(database, jobs, submit, start) -> None:
     (job,) = submit("deadly")
     for count in (1, 2):
