@@ -1,6 +1,6 @@
 """The way to the MQTT broker: kept up for as long as the controller runs, and nothing late gets through it.
 
-paho-mqtt keeps what it could not send, and sends it once it has connected again, minutes later, with the whole of its expiry. An
+paho-mqtt keeps what it could not send, and sends it once it is connected again, minutes later, with the whole of its expiry. An
 UNLOCK must never be that late. So each connection is a client of its own, which takes what it did not send with it; and where a
 message that expires is not acknowledged in time, the connection is cut without delivering what still lies in its buffers.
 """

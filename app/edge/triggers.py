@@ -24,7 +24,7 @@ _AHEAD_MAX_S: Final = 2.0
 # A report on its way for longer has a time that means nothing, or is about a touch that nobody waits for any more.
 _LATE_MAX_S: Final = 60.0
 # Reports of one lock or camera that are remembered; frames are captured at most `_LATE_MAX_S` after the fact.
-_REPORTS_MAX: Final = 256
+_REPORTS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,13 @@ class _Switch:
             self._reports.remove(min(self._reports, key=lambda kept: kept.instant))
 
     def is_on(self, instant: float) -> bool:
-        """Whether it was on at that instant, by what is known now."""
-        newest: _Report | None = None
-        for report in self._reports:
-            if report.instant <= instant and (newest is None or report.after(newest)):
-                newest = report
-        return newest is not None and newest.on and instant - newest.instant < self._hold_s
+        """Whether it was on at that instant, by what is known now: it was reported so, and nothing newer says that it ended."""
+        known = [report for report in self._reports if report.instant <= instant]
+        ends = [report for report in known if not report.on]
+        return any(
+            report.on and instant - report.instant < self._hold_s and not any(end.after(report) for end in ends)
+            for report in known
+        )
 
     def forget(self) -> None:
         self._reports = []
@@ -108,9 +109,9 @@ class _Switch:
 class Triggers:
     """Touches and motion in, contexts of frames out. Any thread may report, and any may capture.
 
-    A lock is occupied at an instant if the newest report about it from before that instant says so, and its own timer has not
-    run out since. Which report is the newest is decided by the times that the sender gave, so that late, repeated and reordered
-    ones do no harm; by their arrival where it gave none. What is in doubt is not occupied.
+    A lock is occupied at an instant if it had been reported so, its own timer has not run out since, and nothing newer, from
+    before that instant, says that it was released. Which report is newer is decided by the times that the sender gave, so that
+    late, repeated and reordered ones do no harm; by their arrival where it gave none. What is in doubt is not occupied.
 
     Args:
         clock: durations are taken from its monotonic side.
