@@ -19,7 +19,6 @@ from app.db.erasures import (
     Wanted,
     delete_rejections,
     labels_in_use,
-    leave_tombstone,
     open_erasure,
     settle,
     unfinished,
@@ -204,7 +203,6 @@ class ErasureService:
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
         raise_cache_epoch(session, domain.id)
-        leave_tombstone(session, domain.id, person.id)
         subject = Subject(domain.name, domain.uid, person.id, labels, tuple(person.former_ids))
         note = self._open(session, domain.id, subject, counts, self._places, claim)
         record(session, "person.erased", domain_id=domain.id, persons=[person.id], **details_of(note))
