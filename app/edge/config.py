@@ -159,13 +159,11 @@ class DoorsSection(_Section):
     Attributes:
         hold_s: a lock that tells of no release is occupied for that long.
         max_age_s: a frame that is older when its match is known opens nothing.
-        expiry_s: a command that the broker could not deliver by then is dropped.
         session_s: for how long frames are looked at after a touch or a movement.
     """
 
     hold_s: Seconds = 10.0
     max_age_s: Seconds = 10.0
-    expiry_s: Seconds = 5.0
     session_s: Seconds = 15.0
 
 
@@ -315,7 +313,7 @@ def _where(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     found = ""
     value: Any = data
     for part in loc:
-        value = value[part] if isinstance(value, list | dict) and _has(value, part) else None
+        value = _inside(value, part)
         if isinstance(part, int):
             name = value.get("name") if isinstance(value, dict) else None
             found += f'["{name}"]' if isinstance(name, str) else f"[{part}]"
@@ -324,8 +322,10 @@ def _where(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     return found
 
 
-def _has(value: list[Any] | dict[str, Any], part: int | str) -> bool:
-    return part in value if isinstance(value, dict) else isinstance(part, int) and part < len(value)
+def _inside(value: Any, part: int | str) -> Any:
+    if isinstance(value, dict):
+        return value.get(part)
+    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
 
 
 def _repeated(values: Iterable[str]) -> str | None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from app.edge.cameras.frame import Frame
 from app.edge.clock import Clock
@@ -12,8 +13,16 @@ from app.edge.errors import ConfigError, GalleryError, RecognizeError
 from app.edge.recognition import AMBIGUOUS, UNKNOWN, Recognized, best_of_each
 from app.edge.snapshot import Match, Snapshot
 from app.errors import FacedexError
-from app.vision.engine import FaceEngine, load_engine
+from app.vision.faces import Analysis
 from app.vision.packs import InstalledPack, PackStore
+
+
+class Analyzer(Protocol):
+    """What is needed of a `FaceEngine`."""
+
+    def analyze(self, image_bytes: bytes, *, max_pixels: int) -> Analysis:
+        """As `FaceEngine.analyze`."""
+        ...
 
 
 def find_pack(models_dir: Path, name: str) -> InstalledPack:
@@ -32,6 +41,7 @@ class LocalRecognizer:
     """A pack, loaded once, in a thread of its own: an engine belongs to one.
 
     Args:
+        load: makes the engine, in the thread that it belongs to.
         threshold: largest cosine distance that counts.
         margin: least lead, in distance, of the first member over the second.
 
@@ -41,7 +51,7 @@ class LocalRecognizer:
 
     def __init__(
         self,
-        pack: InstalledPack,
+        load: Callable[[], Analyzer],
         snapshot: Callable[[], Snapshot],
         clock: Clock,
         *,
@@ -56,7 +66,7 @@ class LocalRecognizer:
         self._max_pixels = max_pixels
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
-            self._engine: FaceEngine = self._thread.submit(load_engine, pack).result()
+            self._engine = self._thread.submit(load).result()
         except FacedexError as error:
             self._thread.shutdown()
             raise ConfigError(f"recognition.pack: {error}") from None

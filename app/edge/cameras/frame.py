@@ -66,10 +66,10 @@ class Slot(Generic[T]):
             self._changed.notify()
             return dropped
 
-    def take(self) -> T | None:
-        """Wait for the newest; None once it is closed."""
+    def take(self, *, wait: bool = True) -> T | None:
+        """The newest; None where there is none, or once it is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._held is not None)
+            self._changed.wait_for(lambda: self._closed or self._held is not None or not wait)
             taken, self._held = self._held, None
             return None if self._closed else taken
 
