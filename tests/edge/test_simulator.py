@@ -25,15 +25,25 @@ faces = ["guest"]
 def test_a_shipped_scenario_comes_out_as_it_says(name):
     scenario = load_scenario(name)
     played = play(scenario)
-    print(told(scenario, played))
-    assert played.faults == ()
+    assert played.faults == (), told(scenario, played)
 
 
 def test_there_are_scenarios_of_all_kinds():
     scenarios = [load_scenario(name) for name in shipped_scenarios()]
     assert len(scenarios) >= 13
     kinds = {type(step).__name__ for scenario in scenarios for step in scenario.at}
-    assert {"Touch", "Release", "Motion", "FrameTaken", "GoesAway", "ComesBack", "Reboot", "Jump", "Joins", "Leaves"} == kinds
+    assert {
+        "Touch",
+        "Release",
+        "Motion",
+        "FrameTaken",
+        "GoesAway",
+        "ComesBack",
+        "Reboot",
+        "Jump",
+        "Joins",
+        "Leaves",
+    } == kinds
     assert all(scenario.expect.unlocked or scenario.expect.refused for scenario in scenarios)
 
 

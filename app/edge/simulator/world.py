@@ -135,7 +135,7 @@ class _World:
         unlocker = Unlocker(
             self._broker,
             self._clock,
-            lambda key: gallery.snapshot.member(key),
+            lambda key: gallery.snapshot.member(key),  # noqa: PLW0108 -- the snapshot as of each call
             max_age_s=setup.max_age_s,
             base_topic=_TOPIC,
         )
