@@ -4,13 +4,18 @@ import shutil
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from app.edge.clock import VirtualClock
 from app.edge.connecting import BrokerSettings
-from app.edge.errors import BrokerError
+from app.edge.errors import BrokerError, ConfigError
 from app.edge.messages import Message
 from app.edge.mqtt import Broker
 from app.edge.occupancy import OccupancyFeed
@@ -227,6 +232,17 @@ def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
         assert triggers.capture("entrance").occupied_locks == frozenset()
 
 
+def test_touches_without_a_time_do_not_count_where_times_are_asked_for():
+    fake = FakeBroker()
+    triggers = Triggers(VirtualClock(START), {"entrance": {"DC001"}})
+    OccupancyFeed(fake, triggers, stamped_only=True)
+    for stamp, occupied in ((None, frozenset()), (START, {"DC001"})):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert triggers.capture("entrance").occupied_locks == occupied
+    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    assert triggers.capture("entrance").occupied_locks == frozenset()
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -308,6 +324,54 @@ def test_a_broker_that_was_never_there_is_waited_for(tmp_path):
             broker.stop()
     finally:
         broker.stop()
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_connection_is_encrypted_and_the_brokers_certificate_counts(tmp_path):
+    own, other = certificate(tmp_path, "own"), certificate(tmp_path, "other")
+    with Mosquitto(tmp_path, f"certfile {own[0]}", f"keyfile {own[1]}") as mosquitto:
+        for trusted, works in ((own[0], True), (other[0], False)):
+            broker = Broker(settings_for(mosquitto, host="localhost", tls=True, ca_file=trusted))
+            with capture_logs() as logs:
+                broker.start()
+                try:
+                    if works:
+                        broker.wait_ready(20)
+                        with pytest.raises(AssertionError):
+                            broker.subscribe("too/late", print)
+                    else:
+                        until(lambda: any("cannot be reached" in line["event"] for line in logs))
+                        assert not broker.connected
+                finally:
+                    broker.stop()
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path):
+    for wrong in ({"ca_file": tmp_path / "none.pem"}, {"cert_file": tmp_path / "none.pem"}):
+        with pytest.raises(ConfigError, match=r"none\.pem"):
+            Broker(BrokerSettings("localhost", "edge-1", tls=True, **wrong))
+
+
+def certificate(folder, name: str):
+    """A certificate for this machine that nobody else vouches for, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
 
 
 class RealBroker(FakeBroker):
