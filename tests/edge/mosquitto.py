@@ -59,8 +59,7 @@ class Mosquitto:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
+            self._process.kill()  # a frozen one too, without a chance to go on
             self._process.wait()
             self._process = None
 
