@@ -16,11 +16,11 @@ class Wanted:
     """The names by which answers may tell of a person.
 
     Attributes:
-        person_id: the person.
+        person_id: the person; None of somebody who was none yet.
         names: label, display name and external id.
     """
 
-    person_id: UUID
+    person_id: UUID | None
     names: frozenset[str]
 
 

@@ -3,10 +3,11 @@
 import random
 import threading
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from app.edge.clock import Clock
 from app.edge.errors import EdgeError
 from app.edge.gallery import Changes, Gallery
 from app.edge.sources import Source
@@ -21,18 +22,6 @@ _SAVE_OTHERS_S: Final = 5.0
 _REFRESH_SHARE: Final = 0.25
 # Controllers that were started together do not ask together.
 _JITTER: Final = 0.1
-
-
-class Clock(Protocol):
-    """What `app.edge.clock` has; this needs no more of it."""
-
-    def now(self) -> float:
-        """Unix seconds."""
-        ...
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,9 @@ class GallerySync:
         interval_s: from the end of one attempt to the next.
     """
 
-    def __init__(self, gallery: Gallery, source: Source, cache: CacheFile | None, interval_s: float, clock: Clock) -> None:
+    def __init__(
+        self, gallery: Gallery, source: Source, cache: CacheFile | None, interval_s: float, clock: Clock
+    ) -> None:
         self._gallery = gallery
         self._source = source
         self._cache = cache
@@ -179,7 +170,9 @@ class GallerySync:
             except Exception:
                 # A fault of ours: the next attempt may meet other data, and the gallery is as it was.
                 log.exception("The gallery is not brought up to date")
-                self._state = replace(self._state, failures=self._state.failures + 1, error="an error of the controller")
+                self._state = replace(
+                    self._state, failures=self._state.failures + 1, error="an error of the controller"
+                )
             if not self._ending.is_set():
                 self._wanted.wait(self._interval_s * random.uniform(1.0, 1.0 + _JITTER))  # noqa: S311 - no secret
 

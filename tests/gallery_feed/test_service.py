@@ -77,7 +77,9 @@ def test_nothing_has_changed(feed: GalleryFeed, make_gallery: Maker) -> None:
     assert feed.page("people", before, 10, {etag}.__contains__).body is None
 
 
-def test_whatever_is_written_is_told_and_nothing_else(feed: GalleryFeed, database: Database, make_gallery: Maker) -> None:
+def test_whatever_is_written_is_told_and_nothing_else(
+    feed: GalleryFeed, database: Database, make_gallery: Maker
+) -> None:
     gallery = make_gallery("people", random_units(4, 8), owners=[0, 1, 1, 2])
     domain_id = gallery.domain_id
     follower = Follower(feed, "people").sync()
@@ -198,7 +200,9 @@ def test_versions_of_another_time_are_not_mistaken_for_its_own(
     assert follower.sync().last.full
 
 
-@pytest.mark.parametrize("since", ["", "x", "0", f"{uuid4().hex}", f"{uuid4().hex}.-1", f"{uuid4().hex}.1.2.3", "1" * 90])
+@pytest.mark.parametrize(
+    "since", ["", "x", "0", f"{uuid4().hex}", f"{uuid4().hex}.-1", f"{uuid4().hex}.1.2.3", "1" * 90]
+)
 def test_what_is_no_version_is_refused(feed: GalleryFeed, make_gallery: Maker, since: str) -> None:
     make_gallery("people", random_units(1, 8))
     with pytest.raises(InvalidRequest):
@@ -273,7 +277,9 @@ def test_nothing_that_was_committed_is_ever_skipped(feed: GalleryFeed, database:
         domain = create_domain(session, "people", model="test", contract=contract(8), dimension=8)
         domain_id = domain.id
         ids = [ensure_persons(session, domain_id, [f"w{n}"])[0][f"w{n}"] for n in range(3)]
-        insert_templates(session, domain_id, [template(one, random_units(1, 8, seed=n)[0]) for n, one in enumerate(ids)])
+        insert_templates(
+            session, domain_id, [template(one, random_units(1, 8, seed=n)[0]) for n, one in enumerate(ids)]
+        )
     committed = {str(one): -1 for one in ids}
     rounds, failures, over = 25, list[BaseException](), threading.Event()
 
@@ -330,8 +336,10 @@ def test_nothing_that_was_committed_is_ever_skipped(feed: GalleryFeed, database:
         thread.join()
     assert failures == []
     with database.transaction() as session:
-        assert find_domain(session, "people").template_count == session.query(FaceEmbedding).count() == len(
-            everything(feed, "people")
+        assert (
+            find_domain(session, "people").template_count
+            == session.query(FaceEmbedding).count()
+            == len(everything(feed, "people"))
         )
         # Each change has a version of its own.
         assert session.scalar(text("SELECT count(*) - count(DISTINCT version) FROM gallery_changes")) == 0

@@ -1,4 +1,4 @@
-"""Where members come from: one interface, and a file that keeps them for when it is away."""
+"""Where members come from: one interface, several places."""
 
 from typing import Protocol
 
@@ -6,19 +6,20 @@ from app.edge.members import GalleryDelta
 
 
 class Source(Protocol):
-    """Tells who the members are."""
+    """A place that knows who is a member.
 
-    @property
-    def name(self) -> str:
-        """What it is called in logs, and what the cache file says whose members it holds; without secrets."""
-        ...
+    Attributes:
+        name: for logs and the state of health, and for the cache file to know whose members it holds; without secrets.
+    """
+
+    name: str
 
     def fetch(self, since: str | None) -> GalleryDelta:
-        """What has changed since a version that it gave; None, or where it cannot tell: everything, and `full` says so.
+        """What has changed since that version; everything where it is None, or where the source cannot tell: `full` says so.
 
         Raises:
-            SourceUnavailable: it does not answer; asking again later may help.
-            SourceRefused: somebody has to change something first.
-            MalformedMembers: what it said is of no use; nothing of it is.
+            SourceUnavailable: it may work later.
+            SourceRefused: somebody has to change something.
+            MalformedMembers: what came is not what was agreed on; nothing of it is used.
         """
         ...

@@ -48,7 +48,9 @@ class FeedSource:
     ) -> None:
         base = url.rstrip("/")
         if not _is_plain(base):
-            raise ConfigError("The address of Facedex is none: it is like https://faces.example.com, without user or query.")
+            raise ConfigError(
+                "The address of Facedex is none: it is like https://faces.example.com, without user or query."
+            )
         self._url = f"{base}/v1/domains/{quote(domain, safe='')}/gallery"
         self.name = f"Facedex at {base}, domain {domain}"
         self._key = key

@@ -144,7 +144,9 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key: str) -> None:
     source.close()
 
 
-@pytest.mark.parametrize("url", ["faces.example.com", "ftp://faces", "http://", "http://u:p@faces", "http://faces:x", "http://f?a=b"])
+@pytest.mark.parametrize(
+    "url", ["faces.example.com", "ftp://faces", "http://", "http://u:p@faces", "http://faces:x", "http://f?a=b"]
+)
 def test_an_address_that_is_none_is_an_error_of_the_settings(url: str) -> None:
     with pytest.raises(ConfigError) as raised:
         FeedSource(url, "d", lambda: KEY)

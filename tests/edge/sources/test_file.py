@@ -16,7 +16,9 @@ NOW = 1_800_000_000.0
 MAX_AGE_S = 1000.0
 
 
-def cache_file(folder: Path, *, source: str = "feed", contract: str = CONTRACT, dimension: int = DIMENSION) -> CacheFile:
+def cache_file(
+    folder: Path, *, source: str = "feed", contract: str = CONTRACT, dimension: int = DIMENSION
+) -> CacheFile:
     return CacheFile(folder / "members", source=source, contract=contract, dimension=dimension, max_age_s=MAX_AGE_S)
 
 
