@@ -1,12 +1,43 @@
 """Locks report over MQTT, and `Triggers` hears of it."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import structlog
 
-from app.edge.mqtt import Broker, Received
-from app.edge.triggers import Triggers
+from app.edge.mqtt import Handler, Received
 from app.edge.zigbee import MalformedReport, parse_report, state_topic
 
 log = structlog.stdlib.get_logger("facedex.edge.occupancy")
+
+
+class Subscriptions(Protocol):
+    """What is needed of a `Broker`."""
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """As `Broker.subscribe`."""
+        ...
+
+    def on_change(self, listener: Callable[[bool], None]) -> None:
+        """As `Broker.on_change`."""
+        ...
+
+
+class OccupancyListener(Protocol):
+    """What is needed of `Triggers`."""
+
+    @property
+    def locks(self) -> frozenset[str]:
+        """Whose reports are of interest."""
+        ...
+
+    def occupancy(self, lock: str, occupied: bool, at: float | None = None) -> bool:
+        """As `Triggers.occupancy`."""
+        ...
+
+    def forget_locks(self) -> None:
+        """As `Triggers.forget_locks`."""
+        ...
 
 
 class OccupancyFeed:
@@ -18,7 +49,7 @@ class OccupancyFeed:
         base_topic: zigbee2mqtt's.
     """
 
-    def __init__(self, broker: Broker, triggers: Triggers, base_topic: str = "zigbee2mqtt") -> None:
+    def __init__(self, broker: Subscriptions, triggers: OccupancyListener, base_topic: str = "zigbee2mqtt") -> None:
         self._triggers = triggers
         self._locks = {state_topic(base_topic, lock): lock for lock in triggers.locks}
         for topic in self._locks:

@@ -219,7 +219,7 @@ def test_every_way_to_call_without_a_key_is_answered_alike(make_app):
         bodies.add((answer.data, tuple(answer.headers.items())))
     assert len(bodies) == 1
     for path, methods in app.api_doc["paths"].items():
-        for method in methods:
-            if path not in ("/healthz", "/readyz"):
+        for method, operation in methods.items():
+            if path not in ("/healthz", "/readyz") and not operation.get("x-facedex-token"):
                 answer = client.open(path, method=method.upper())
                 assert (answer.status_code, answer.json["code"]) == (401, "unauthenticated")
