@@ -38,6 +38,28 @@ def pytest_configure(config):
         config.option.basetemp = config.stash[_OWN_FOLDER] = tempfile.mkdtemp(prefix="fdx-")
 
 
+# Files that take long by themselves: with several processes, the last to end is then a short one.
+_LONG_FILES = (
+    "tests/service/test_pool_faults.py",
+    "tests/embedder/test_killed_workers.py",
+    "tests/service/test_idempotent_kills.py",
+    "tests/service/test_mutated_pictures.py",
+    "tests/service/test_schemathesis.py",
+    "tests/service/test_walls.py",
+    "tests/service/",
+    "tests/embedder/",
+    "tests/cli/",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(item.config.rootpath).as_posix()
+        return next((place for place, start in enumerate(_LONG_FILES) if name.startswith(start)), len(_LONG_FILES))
+
+    items.sort(key=rank)
+
+
 def pytest_sessionfinish(session, exitstatus):
     """What failed is left to be looked at."""
     if exitstatus == pytest.ExitCode.OK and (folder := session.config.stash.get(_OWN_FOLDER, None)):

@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.db.work_models import Job, JobFile
 
@@ -166,10 +166,25 @@ def forget_files(session: Session, domain_id: int, labels: Sequence[str]) -> int
     )  # of bigints, the sum is a numeric
 
 
-def rename_files(session: Session, domain_id: int, label: str, new_label: str) -> None:
-    """Give a person's files their new label, so that those that wait do not bring back the old one."""
-    changed = update(JobFile).where(JobFile.domain_id == domain_id, JobFile.label == label).values(label=new_label)
+def rename_files(session: Session, domain_id: int, names: Iterable[str | None], new_label: str) -> None:
+    """Give a person's files their new label, so that those that wait bring nobody back.
+
+    Args:
+        names: what the person was called so far: label, external id, id.
+    """
+    theirs = JobFile.label.in_([name for name in names if name is not None])
+    changed = update(JobFile).where(JobFile.domain_id == domain_id, theirs).values(label=new_label)
     session.execute(changed, execution_options={"synchronize_session": False})
+
+
+def files_of(session: Session, domain_id: int, labels: Sequence[str]) -> Sequence[JobFile]:
+    """The files that call a person by one of these names, without their pictures; by job, in its order."""
+    query = (
+        select(JobFile)
+        .options(defer(JobFile.picture, raiseload=True))
+        .where(JobFile.domain_id == domain_id, JobFile.label.in_(labels))
+    )
+    return session.scalars(query.order_by(JobFile.job_id, JobFile.position)).all()
 
 
 def count_files(session: Session, job_id: UUID) -> dict[str, int]:
@@ -180,7 +195,11 @@ def count_files(session: Session, job_id: UUID) -> dict[str, int]:
 
 def page_of_files(session: Session, job: Job, *, state: str | None, after: int, limit: int) -> Sequence[JobFile]:
     """Files of a job by position, without their pictures."""
-    query = select(JobFile).where(JobFile.job_id == job.id, JobFile.position > after)
+    query = (
+        select(JobFile)
+        .options(defer(JobFile.picture, raiseload=True))
+        .where(JobFile.job_id == job.id, JobFile.position > after)
+    )
     if state is not None:
         query = query.where(JobFile.state == state)
     return session.scalars(query.order_by(JobFile.position).limit(limit)).all()

@@ -5,7 +5,7 @@ attempt is the last and the job is running: one that was given up for dead, or w
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -42,6 +42,11 @@ UPDATE jobs SET state = :state, finished_at = now(), error_code = :code, error_m
 WHERE id = :id AND attempts = :attempt AND state = 'running' RETURNING true
 """
 _IS_MINE_SQL: Final = "SELECT true FROM jobs WHERE id = :id AND attempts = :attempt AND state = 'running'"
+_LOST_SQL: Final = """
+SELECT unqueued_jobs(ARRAY(
+    SELECT id FROM jobs WHERE state IN ('queued', 'running') AND finished_at IS NULL AND created_at < now() - :age
+))
+"""
 _SWEEP_SQL: Final = """
 DELETE FROM jobs WHERE id IN (
     SELECT id FROM jobs WHERE finished_at < now() - :keep ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -163,6 +168,21 @@ def end_job(
         "result": None if result is None else json.dumps(dict(result)),
     }
     return session.execute(text(_END_SQL), _mine(job) | values).first() is not None
+
+
+def recover_jobs(session: Session, *, older_s: float) -> Sequence[UUID]:
+    """Put jobs into the queue again that have not ended, and are not in it: nobody would ever begin them.
+
+    Args:
+        older_s: only those that were made longer ago.
+
+    Returns:
+        their ids.
+    """
+    lost = session.scalars(text(_LOST_SQL), {"age": timedelta(seconds=older_s)}).all()
+    for job_id in lost:
+        hand_over(session, job_id)
+    return lost
 
 
 def sweep_jobs(session: Session, *, keep_s: float, limit: int) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import FaceEmbedding, Person
 from app.db.work_models import Job, ReferencePhoto
+from app.errors import DuplicateFace
 
 WAITING: Final = "waiting"
 EXTRACTED: Final = "extracted"
@@ -26,7 +27,8 @@ UPDATE reference_photos SET attempts = attempts + 1, tried_at = now(), claimed_u
 WHERE domain_id = :domain_id AND id = :id AND state = 'waiting' AND (claimed_until IS NULL OR claimed_until < now())
 RETURNING attempts, person_id, image_sha256, picture
 """
-# Of photos that both have, the target's stays. Templates have moved before: those that were there already are the target's.
+# Of photos that both have, the target's stays. Templates have moved before: those that were there already are the target's, and
+# are not deleted with the photo, which `duplicate` says.
 _MOVE_SQL: Final = (
     """
 DELETE FROM reference_photos AS source USING reference_photos AS target
@@ -35,7 +37,9 @@ WHERE source.domain_id = :domain_id AND source.person_id = :source
 """,
     "UPDATE reference_photos SET person_id = :target WHERE domain_id = :domain_id AND person_id = :source",
     """
-UPDATE reference_photos AS photo SET face_id = face.id FROM face_embeddings AS face
+UPDATE reference_photos AS photo SET face_id = face.id,
+    warnings = array_append(array_remove(photo.warnings, :duplicate), :duplicate)
+FROM face_embeddings AS face
 WHERE photo.domain_id = :domain_id AND photo.person_id = :target AND photo.state = 'extracted'
     AND face.domain_id = :domain_id AND face.person_id = :target AND face.image_sha256 = photo.image_sha256
     AND photo.face_id IS DISTINCT FROM face.id
@@ -215,8 +219,9 @@ def photo_counts(session: Session, domain_id: int, person_id: UUID | None = None
 
 def move_photos(session: Session, domain_id: int, source_id: UUID, target_id: UUID) -> None:
     """Make one person's photos, and the jobs for them, another's; after the templates, under the domain's lock."""
+    values = {"domain_id": domain_id, "source": source_id, "target": target_id, "duplicate": DuplicateFace.code}
     for statement in _MOVE_SQL:
-        session.execute(text(statement), {"domain_id": domain_id, "source": source_id, "target": target_id})
+        session.execute(text(statement), values)
 
 
 def runs_still() -> ColumnElement[bool]:

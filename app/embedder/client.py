@@ -53,6 +53,8 @@ _ERRORS_BY_CODE: Final[dict[str, type[FacedexError]]] = {
 _EARLY_MAX_BYTES: Final = 128 * 1024
 # For questions that the pool answers without a worker.
 _QUESTION_S: Final = 2.0
+# So long after the deadline, who waits in the background still listens.
+_GRACE_S: Final = 0.5
 
 
 class EmbedderClient:
@@ -90,7 +92,8 @@ class EmbedderClient:
 
         Raises:
             ImageError: the picture cannot be read, or workers have died of it.
-            PoolBusy: the queue is full, or the picture has waited in it for EMBEDDER_QUEUE_S.
+            PoolBusy: the queue is full, or the picture has waited in it for EMBEDDER_QUEUE_S or, in the background, until the
+                deadline.
             WorkerTimeout: no answer before the deadline.
             WorkerCrashed: two workers were lost on it.
             UnknownModel: no model of that name is loaded; the message names those that are.
@@ -164,12 +167,14 @@ class EmbedderClient:
     def _run(self, job: Job, image: bytes) -> bytes:
         if job.deadline.expired:
             raise WorkerTimeout("The deadline had passed before a worker was asked.")
-        with self._connected(max(job.deadline.remaining_s(), 0.001)) as connection:
+        # In the background, the pool itself says at the deadline that no worker had time.
+        grace_s = _GRACE_S if job.background else 0.001
+        with self._connected(max(job.deadline.remaining_s(), 0.0) + grace_s) as connection:
             try:
                 if job.early:
                     return self._exchange(connection, encode(job.to_message()) + image)[1]
                 self._exchange(connection, encode(job.to_message()))
-                connection.settimeout(max(job.deadline.remaining_s(), 0.001))
+                connection.settimeout(max(job.deadline.remaining_s(), 0.0) + grace_s)
                 return self._exchange(connection, image)[1]
             except TimeoutError:
                 raise WorkerTimeout("No worker finished before the deadline.") from None

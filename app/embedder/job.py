@@ -30,7 +30,7 @@ class Job:
         request_id: for the log.
         again: whether a worker died of it a moment ago.
         early: the picture follows at once: it is short enough to lie in the socket until a worker reads it.
-        background: it takes what others leave (`lanes.py`).
+        background: it takes what others leave (`lanes.py`); always where `effort` is `thorough`.
         effort: how hard faces are looked for.
     """
 
@@ -45,6 +45,10 @@ class Job:
     early: bool = False
     background: bool = False
     effort: Effort = "usual"
+
+    def __post_init__(self) -> None:
+        if self.effort == "thorough":  # as long as many pictures: with all workers at it, nobody would be recognised
+            object.__setattr__(self, "background", True)
 
     def to_message(self) -> Message:
         """What `from_message` reads.

@@ -432,7 +432,9 @@ class Pool:
 
 
 def _waited_long_enough(waiting: Waiting) -> FacedexError:
-    """What a job is told that no worker has taken in time."""
+    """What a job is told that no worker has taken in time. Where others go first, it is no picture's fault."""
+    if lane_of(waiting.job) == "background":
+        return PoolBusy("No worker had time for the picture before its deadline; try again later.")
     if waiting.job.deadline.expired:
         return WorkerTimeout("The deadline passed while the picture waited.")
     return PoolBusy("The picture has waited in the queue as long as it may; try again shortly.")

@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from lzma import LZMAError
 from typing import IO, Final
 
 from app.errors import FacedexError, ImportTooLarge, InvalidArchive, UnreadableFile
@@ -16,11 +15,12 @@ _DIRECTORY_BYTES_A_FILE: Final = 512
 _DIRECTORY_SPARE_BYTES: Final = 65_536
 _UTF8_FLAG: Final = 0x800
 _ENCRYPTED_FLAG: Final = 0x1
+# Of these, reading a little unpacks a little. Of others, `zipfile` unpacks at once whatever 64 KiB may become: gigabytes.
+_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _MAGICS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _BROKEN: Final = (
     zipfile.BadZipFile,
     zlib.error,
-    LZMAError,
     OSError,
     EOFError,
     ValueError,
@@ -60,6 +60,8 @@ class Archive:
             self._zip = zipfile.ZipFile(file)
         except _BROKEN:
             raise InvalidArchive("The upload is no zip, or a damaged one.") from None
+        except MemoryError:
+            raise ImportTooLarge("There is not enough memory to read the zip.") from None
         # As many folders as files are no harm.
         if len(self._zip.infolist()) > 2 * max_files or sum(not i.is_dir() for i in self._zip.infolist()) > max_files:
             raise _too_many(max_files)
@@ -73,7 +75,8 @@ class Archive:
         """The file of that number among `names`.
 
         Raises:
-            ImportTooLarge: this and the files that were read before are more bytes together than are taken.
+            ImportTooLarge: this and the files that were read before are more bytes together than are taken, or than there is
+                memory for.
         """
         info = self._zip.infolist()[number]
         name = _name(info)
@@ -81,10 +84,14 @@ class Archive:
             return Member(name, error=UnreadableFile("The file is a link or something else that is no ordinary file."))
         if info.flag_bits & _ENCRYPTED_FLAG:
             return Member(name, error=UnreadableFile("The file is encrypted."))
+        if info.compress_type not in _METHODS:
+            return Member(name, error=UnreadableFile("The file is packed in another way than deflated."))
         try:
             return Member(name, b"".join(self._chunks(info)))
         except _BROKEN:
             return Member(name, error=UnreadableFile("The file is damaged, or packed in a way that is not known."))
+        except MemoryError:
+            raise ImportTooLarge("There is not enough memory to unpack the zip.") from None
 
     def _chunks(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
         wanted = self._max_file_bytes + 1

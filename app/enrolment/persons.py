@@ -150,13 +150,16 @@ class PersonService:
             lock_domain(session, domain_id)
             person = find_person(session, domain_id, label)
             _refuse_taken(session, domain_id, _given(change.label), _given(change.external_id), keeper=person)
-            former = person.label
+            former, former_external_id = person.label, person.external_id
             _apply(person, change)
             check_window(person.valid_from, person.valid_until)
             _flush(session)
+            if person.external_id != former_external_id:
+                rename_files(session, domain_id, [former_external_id], person.label)
             if person.label != former:
-                rename_files(session, domain_id, former, person.label)
-                sessions_follow(session, domain_id, former, person.id, person.id)
+                rename_files(session, domain_id, [former], person.label)
+            if (person.label, person.external_id) != (former, former_external_id):
+                sessions_follow(session, domain_id, (former, former_external_id), person.id, person.id)
             session.refresh(person)
             info = read(session, person)
             if change.fields:

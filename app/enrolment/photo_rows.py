@@ -153,6 +153,38 @@ def wait_again(session: Session, domain_id: int, *which: ColumnElement[bool]) ->
     )
 
 
+def take_up(session: Session, person: Person, request_id: str | None) -> UUID | None:
+    """Enqueue a job for those of a person's photos that wait without one that runs, in the caller's transaction.
+
+    Returns:
+        the job's id; None where there are no such photos.
+    """
+    idle = (
+        ReferencePhoto.domain_id == person.domain_id,
+        ReferencePhoto.person_id == person.id,
+        ReferencePhoto.state == WAITING,
+        ~runs_still(),
+    )
+    photos = session.scalars(select(ReferencePhoto.id).where(*idle)).all()
+    if not photos:
+        return None
+    job_id = enqueue(
+        session,
+        JOB_KIND,
+        domain_id=person.domain_id,
+        person_id=person.id,
+        total=len(photos),
+        request_id=request_id,
+    )
+    session.execute(
+        update(ReferencePhoto)
+        .where(ReferencePhoto.domain_id == person.domain_id, ReferencePhoto.id.in_(photos))
+        .values(job_id=job_id),
+        execution_options={"synchronize_session": False},
+    )
+    return job_id
+
+
 _ANEW: Final[dict[str, Any]] = {
     "state": WAITING,
     "strategy": None,

@@ -16,7 +16,7 @@ from sqlalchemy import delete, select, tuple_
 
 from app.audit import record
 from app.config import Settings
-from app.db.domains import lock_domain
+from app.db.domains import lock_domain, raise_cache_epoch
 from app.db.models import Domain, FaceEmbedding
 from app.db.references import (
     EXTRACTED,
@@ -36,7 +36,7 @@ from app.enrolment.extraction import Extraction, Looking, PhotoExtractor
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonRef, find_domain, find_person
 from app.enrolment.persons import PersonDetails, new_person
-from app.enrolment.photo_rows import AddedPhotos, add_photos, checked_pictures, wait_again
+from app.enrolment.photo_rows import AddedPhotos, add_photos, checked_pictures, take_up, wait_again
 from app.errors import (
     DuplicateFace,
     FacedexError,
@@ -176,6 +176,7 @@ class ReferenceService:
             face_id = None if DuplicateFace.code in photo.warnings else photo.face_id
             if face_id is not None:
                 delete_template(session, found.id, person.id, face_id)
+                raise_cache_epoch(session, found.id)
             record(
                 session,
                 "reference_photo.deleted",
@@ -203,7 +204,7 @@ class ReferenceService:
         Args:
             deadline: what is not done by then waits still.
             client, request_id: for the pool.
-            failed: once more also those in which nothing was found.
+            failed: once more also those in which nothing was found. A job goes on with what is not done by the deadline.
 
         Raises:
             DomainNotFound, PersonNotFound: as their names say.
@@ -211,10 +212,13 @@ class ReferenceService:
         """
         with self._database.transaction() as session:
             domain_id = find_domain(session, domain).id
+            if failed:
+                lock_domain(session, domain_id)
             person = find_person(session, domain_id, label)
             ref, theirs = PersonRef.of(person), ReferencePhoto.person_id == person.id
             if failed:
                 wait_again(session, domain_id, theirs)
+                take_up(session, person, request_id or None)
             query = select(ReferencePhoto.id).where(ReferencePhoto.domain_id == domain_id, theirs, _WAITS)
             waiting = session.scalars(query.order_by(*_ORDER)).all()
         looking = Looking(deadline, client, request_id, patient=True)

@@ -73,14 +73,14 @@ def mentions(body: bytes, headers: dict[str, str], wanted: Wanted) -> bool:
     except ValueError:
         return any(needle in body for needle in _needles(wanted))
     texts += [part for value in headers.values() for part in unquote(value).split("/")]
-    person_id = str(wanted.person_id)
     quoted = tuple(f"'{name}'" for name in wanted.names) + tuple(map(repr, wanted.names))
-    return any(found in wanted.names or person_id in found or any(name in found for name in quoted) for found in texts)
+    within = quoted if wanted.person_id is None else (*quoted, str(wanted.person_id))
+    return any(found in wanted.names or any(part in found for part in within) for found in texts)
 
 
 def _needles(wanted: Wanted) -> Iterator[bytes]:
     """What a body that mentions them holds: the texts in UTF-8, and as JSON escapes them."""
-    for name in (str(wanted.person_id), *wanted.names):
+    for name in (*([] if wanted.person_id is None else [str(wanted.person_id)]), *wanted.names):
         yield name.encode()
         yield json.dumps(name)[1:-1].encode()
         yield json.dumps(name, ensure_ascii=False)[1:-1].encode()

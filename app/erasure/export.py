@@ -16,12 +16,13 @@ from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session
 
 from app.audit import record
+from app.db.job_files import files_of
 from app.db.models import AuditEvent, Domain, FaceEmbedding, FaceRejection, Person
 from app.db.references import PhotoInfo, photo_of, select_photos
 from app.db.session import Database, set_local
 from app.db.session_models import FaceSession
 from app.db.sessions import frames_of, select_sessions
-from app.db.work_models import ReferencePhoto
+from app.db.work_models import JobFile, ReferencePhoto
 from app.enrolment.images import ImageStore, suffix
 from app.enrolment.lookup import find_domain, find_person
 from app.vision.formats import HEAD_BYTES, suffix_of
@@ -112,8 +113,12 @@ class PersonExport:
         )
         yield from _member("rejections", map(_rejection, rejections))
         yield from _member("reference_photos", self._photos(session, domain, person, pictures))
-        sessions = session.scalars(select_sessions(domain.id, person.id, person.label))
+        sessions = session.scalars(
+            select_sessions(domain.id, person.id, filter(None, (person.label, person.external_id, str(person.id))))
+        )
         yield from _member("sessions", (_session(session, row) for row in sessions))
+        names = [person.label, *filter(None, [person.external_id]), str(person.id), *map(str, person.former_ids)]
+        yield from _member("import_files", map(_file, files_of(session, domain.id, names)))
         events = session.scalars(
             select(AuditEvent.body)
             .where(AuditEvent.domain_id == domain.id, AuditEvent.body.contains(str(person.id), autoescape=True))
@@ -178,6 +183,16 @@ def _photo(photo: PhotoInfo, picture: str | None) -> dict[str, Any]:
         "error_code": photo.error_code,
         "created_at": photo.created_at.isoformat(),
         "tried_at": photo.tried_at and photo.tried_at.isoformat(),
+    }
+
+
+def _file(row: JobFile) -> dict[str, Any]:
+    return {
+        "job_id": str(row.job_id),
+        "file": row.file_name,
+        "state": row.state,
+        "face_id": row.face_id and str(row.face_id),
+        "error_code": row.error_code,
     }
 
 

@@ -41,7 +41,7 @@ class Receipt:
     Attributes:
         id: of the receipt.
         domain: the domain's name.
-        person_id: None where a whole domain was erased, or somebody whom only a dataset knew.
+        person_id: None where a whole domain was erased, or somebody who was no person of the database's.
         erased_at: when the database forgot them.
         requested_by: who asked: the id of a key, `admin`, `cli`.
         request_id: of the request; None where there was none.

@@ -19,7 +19,6 @@ from app.db.erasures import (
     Wanted,
     delete_rejections,
     labels_in_use,
-    leave_tombstone,
     open_erasure,
     settle,
     unfinished,
@@ -32,7 +31,7 @@ from app.db.session import Database
 from app.db.sessions import erase_sessions
 from app.db.templates import delete_person
 from app.enrolment.images import ImageStore
-from app.enrolment.lookup import find_domain, find_person
+from app.enrolment.lookup import find_domain, find_person, find_person_or_none
 from app.erasure.answers import close_requests, erase_answers
 from app.erasure.notes import begun_before, claim_digest, details_of, receipt_of, request_id, subject_of
 from app.erasure.places import Dataset, Eraser, StoredPictures, Subject
@@ -43,6 +42,7 @@ from app.erasure.receipt import (
     Receipt,
     Remnant,
 )
+from app.erasure.unknown import forget_name
 from app.errors import DatabaseDisabled, DatabaseError, DomainNotFound, FacedexError, PersonNotFound
 from app.names import as_uuid, clean_name
 from app.tenancy import current_reach
@@ -107,7 +107,9 @@ class ErasureService:
                 note = begun_before(session, claim)
                 if note is None:
                     note = self._erase_person(session, found, find_person(session, found.id, label), claim)
-        except (DomainNotFound, PersonNotFound) as missing:
+        except PersonNotFound as missing:
+            return self._erase_unknown(domain, label, missing, claim)
+        except DomainNotFound as missing:
             if (before := self._erased_before(claim)) is not None:
                 return before
             return self._erase_from_dataset(domain, label, missing)
@@ -188,22 +190,19 @@ class ErasureService:
             person.display_name,
             *([person.external_id] if person.external_id else []),
         ]
-        wanted = Wanted(person.id, frozenset(names))
+        wanted, written = Wanted(person.id, frozenset(names)), _written_names(person, others)
         belongs = (FaceEmbedding.domain_id == domain.id, FaceEmbedding.person_id == person.id)
         counts = {
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
             "reference_photos": photo_counts(session, domain.id, person.id).total,
-            "sessions": erase_sessions(
-                session, domain.id, person.id, (label for label in labels if label not in others)
-            ),
+            "sessions": erase_sessions(session, domain.id, person.id, written),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
-        counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))
+        counts["job_files"] = forget_files(session, domain.id, written)
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
         raise_cache_epoch(session, domain.id)
-        leave_tombstone(session, domain.id, person.id)
         subject = Subject(domain.name, domain.uid, person.id, labels, tuple(person.former_ids))
         note = self._open(session, domain.id, subject, counts, self._places, claim)
         record(session, "person.erased", domain_id=domain.id, persons=[person.id], **details_of(note))
@@ -268,8 +267,34 @@ class ErasureService:
                 Remnant("note", "The database cannot be told that everything was done; it is done once more.")
             )
 
+    def _erase_unknown(self, domain: str, label: str, missing: PersonNotFound, claim: Claim | None) -> Receipt:
+        """Who is no person yet, or only to the dataset; that first: who is killed behind it has no note, and asks again.
+
+        Raises: `missing`, where nobody has heard of them.
+        """
+        domain, label = clean_name(domain, "domain name"), clean_name(label, "label")
+        removed = self._datasets.erase_person(domain, [label]) if self._datasets.names(domain, label) else 0
+        with self._database.transaction() as session:
+            found = find_domain(session, domain)
+            lock_domain(session, found.id)
+            counts = {}
+            enrolled = find_person_or_none(session, found.id, label) is not None  # meanwhile
+            if not enrolled:
+                counts = forget_name(session, found.id, label)
+            action = "person.erased" if counts else "dataset.person_erased"
+            if removed:
+                counts[Dataset.place] = removed
+            if counts:
+                note = self._open(session, found.id, Subject(found.name, found.uid, None, ()), counts, (), claim)
+                record(session, action, domain_id=found.id, **details_of(note))
+        if enrolled:
+            return self.erase(domain, label, claim=claim)
+        if not counts:
+            raise missing
+        return self._finish(note)
+
     def _erase_from_dataset(self, domain: str, label: str, instead_of: FacedexError) -> Receipt:
-        """Whom only a dataset knows. There is no note: who gets no receipt asks again.
+        """Of a domain that the database does not know. There is no note: who gets no receipt asks again.
 
         Raises: `instead_of`, where the dataset does not know them either.
         """
@@ -283,10 +308,7 @@ class ErasureService:
         receipt_id = uuid4()
         if not switched_off:
             with self._database.transaction() as session:
-                domain_id = None if isinstance(instead_of, DomainNotFound) else find_domain(session, domain).id
-                record(
-                    session, "dataset.person_erased", domain_id=domain_id, receipt=str(receipt_id), dataset_rows=removed
-                )
+                record(session, "dataset.person_erased", domain_id=None, receipt=str(receipt_id), dataset_rows=removed)
         return Receipt(
             id=receipt_id,
             domain=domain,
@@ -306,8 +328,8 @@ class ErasureService:
             return _SAME
 
 
-def _file_labels(person: Person, others: frozenset[str]) -> list[str]:
-    """What files of imports may call the person; `others` are labels that are somebody else's by now."""
+def _written_names(person: Person, others: frozenset[str]) -> list[str]:
+    """What files of imports, and sessions, may call the person; `others` are labels that are somebody else's by now."""
     labels = [person.label, *(label for label in person.former_labels if label not in others)]
     return [
         *labels,

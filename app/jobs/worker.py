@@ -21,9 +21,10 @@ from procrastinate.jobs import DeleteJobCondition, Job
 from procrastinate.worker import Worker
 
 from app.config import Settings
-from app.db.jobs import sweep_jobs
+from app.db.jobs import recover_jobs, sweep_jobs
 from app.db.session import database_url, driver_reason
 from app.errors import DatabaseError
+from app.jobs.queue import Queue
 from app.jobs.runner import CLIENT, AgainLater, Runner
 from app.tenancy import acting, everything
 
@@ -118,12 +119,14 @@ class JobsWorker:
         connector = PsycopgConnector(
             conninfo=conninfo, kwargs=connecting, min_size=1, max_size=4, timeout=_OPEN_WITHIN_S, reconnect_timeout=5
         )
-        async with App(connector=connector).open_async() as app:
-            await self._serve(app, stop)
+        app = App(connector=connector)
+        app.job_manager = queue = Queue(connector)
+        async with app.open_async():
+            await self._serve(app, queue, stop)
 
-    async def _serve(self, app: App, stop: asyncio.Event) -> None:
+    async def _serve(self, app: App, queue: Queue, stop: asyncio.Event) -> None:
         for former in list(self._former):  # the jobs that its connections were lost with are free at once
-            await app.job_manager.unregister_worker(former)
+            await queue.unregister_worker(former)
             self._former.discard(former)
         app.task(name=TASK, pass_context=True, retry=_Retry())(self._task())
         stalled_s = self._settings.jobs_stalled_s
@@ -139,7 +142,7 @@ class JobsWorker:
             update_heartbeat_interval=stalled_s / 5,
             stalled_worker_timeout=stalled_s,
         )
-        beside = [asyncio.create_task(self._rescue(app)), asyncio.create_task(_once_set(stop, worker.stop))]
+        beside = [asyncio.create_task(self._rescue(queue)), asyncio.create_task(_once_set(stop, worker.stop))]
         log.info("[JOBS] Ready for jobs")
         try:
             await worker.run()  # type: ignore[no-untyped-call]
@@ -159,26 +162,39 @@ class JobsWorker:
 
         return run_job
 
-    async def _rescue(self, app: App) -> None:
-        """Hand out again what silent workers have, and delete jobs that ended long ago."""
+    async def _rescue(self, queue: Queue) -> None:
+        """Hand out again what silent workers have and what the queue has lost, and delete what is kept only for a time."""
         stalled_s = self._settings.jobs_stalled_s
         loop = asyncio.get_running_loop()
         sweep_at_s = loop.time()
         while True:
             try:
-                await app.job_manager.prune_stalled_workers(stalled_s)
-                for job in await app.job_manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=stalled_s):
-                    with contextlib.suppress(ConnectorException):  # another worker was faster
-                        await app.job_manager.retry_job(job)
+                await queue.prune_stalled_workers(stalled_s)
+                for job in await queue.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=stalled_s):
+                    if await queue.hand_out_again(job):  # unless another worker was faster
                         log.warning(
                             "[JOBS] A job whose worker has gone is taken up again", job=job.task_kwargs.get("job")
                         )
+                await asyncio.to_thread(self._recover)
+                await asyncio.to_thread(self._sweep_with_the_web)
                 if loop.time() >= sweep_at_s:
                     sweep_at_s = loop.time() + _SWEEP_EVERY_S
                     await asyncio.to_thread(self._sweep)
             except _Lost as error:  # the worker itself notices, and begins anew
                 log.debug("[JOBS] Not looked for stalled jobs", reason=str(error))
             await asyncio.sleep(stalled_s / 5)
+
+    def _sweep_with_the_web(self) -> None:
+        """What web processes sweep after an answer goes in time where nobody asks them anything, too; once a minute."""
+        services = self._runner.services
+        for sweep in (services.answers, services.session_sweep):
+            sweep.sweep_when_due()
+
+    def _recover(self) -> None:
+        with acting(everything(CLIENT)), self._runner.services.database.transaction() as session:
+            lost = recover_jobs(session, older_s=self._settings.jobs_stalled_s)
+        for job_id in lost:
+            log.warning("[JOBS] A job that was not in the queue is put there", job=str(job_id))
 
     def _sweep(self) -> None:
         with acting(everything(CLIENT)):

@@ -31,6 +31,17 @@ REVOKE ALL ON FUNCTION defer_job(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION defer_job(uuid) TO facedex_app;
 """
 
+# Of some jobs, those that the queue does not know: nobody would ever begin them. It sees what its caller's statement sees.
+_UNQUEUED_JOBS = """
+CREATE FUNCTION unqueued_jobs(jobs uuid[]) RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = procrastinate, pg_temp AS $$
+    SELECT job FROM unnest(jobs) AS job
+    WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE procrastinate_jobs.lock = job::text)
+$$;
+REVOKE ALL ON FUNCTION unqueued_jobs(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION unqueued_jobs(uuid[]) TO facedex_app;
+"""
+
 
 def upgrade() -> None:
     """Make the queue."""
@@ -46,11 +57,12 @@ def upgrade() -> None:
     driver.execute(_SCHEMA_FILE.read_text("utf-8"))
     op.execute("SET LOCAL search_path TO DEFAULT")
     driver.execute(_DEFER_JOB)
+    driver.execute(_UNQUEUED_JOBS)
 
 
 def downgrade() -> None:
     """Remove it with the jobs that wait in it."""
-    op.execute("DROP FUNCTION defer_job(uuid)")
+    op.execute("DROP FUNCTION unqueued_jobs(uuid[]); DROP FUNCTION defer_job(uuid)")
     op.execute("DROP SCHEMA procrastinate CASCADE")
     op.execute("DROP INDEX jobs_finished_at_idx; DROP INDEX jobs_waiting_idx")
     op.execute("ALTER TABLE job_files DROP COLUMN tries")

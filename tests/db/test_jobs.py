@@ -12,7 +12,9 @@ from sqlalchemy import text
 from app.config import PROJECT_ROOT
 from app.db import jobs
 from app.db.domains import create_domain
+from app.db.job_files import NewFile, page_of_files, store_files
 from app.db.session import Database
+from app.db.work_models import Job
 from app.tenancy import Reach, acting
 
 
@@ -126,3 +128,15 @@ def test_the_queue_has_the_tables_of_the_package_that_is_installed() -> None:
     kept = max((PROJECT_ROOT / "migrations" / "procrastinate").glob("[0-9]*.sql"), key=lambda path: Version(path.stem))
     installed = Path(str(files("procrastinate") / "sql" / "schema.sql"))
     assert hashlib.sha256(kept.read_bytes()).digest() == hashlib.sha256(installed.read_bytes()).digest()
+
+
+def test_a_list_of_files_does_not_read_their_pictures(database: Database, domains: list[int]) -> None:
+    with database.transaction() as session:
+        job = session.get_one(Job, jobs.enqueue(session, "import", domain_id=domains[0]))
+        files = [NewFile("Ana", f"{number}.jpg", b"sha", b"picture") for number in range(2)]
+        store_files(session, job.id, domains[0], files)
+        found = page_of_files(session, job, state=None, after=-1, limit=5)
+        assert [row.file_name for row in found] == ["0.jpg", "1.jpg"]
+        for row in found:
+            with pytest.raises(sqlalchemy.exc.InvalidRequestError):
+                _ = row.picture

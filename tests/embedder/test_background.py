@@ -79,6 +79,21 @@ def test_a_full_background_refuses_at_once_and_nobody_else(pool):
     assert kinds(answers[len(behind) :]) == {"Analysis": len(ordinary)}
 
 
+def test_what_no_worker_had_time_for_behind_others_is_no_pictures_fault(pool):
+    def ask_in_vain() -> Answer:
+        eventually(lambda: lanes(pool)["background"] == 1)
+        return pool.analyze(IMAGES[1], background=True, deadline_s=0.2)
+
+    def let_go_once_it_is_refused() -> None:
+        eventually(lambda: pool.jobs().get("pool_busy", 0) == before + 1)
+        let_go()
+
+    before = pool.jobs().get("pool_busy", 0)
+    with held_up(pool) as let_go:
+        answers = at_once(lambda: pool.analyze(IMAGES[0], background=True), ask_in_vain, let_go_once_it_is_refused)
+    assert [type(answer).__name__ for answer in answers[:2]] == ["Analysis", "PoolBusy"]
+
+
 def test_how_hard_a_face_is_looked_for_is_told_to_the_worker(pool):
     turned = pictures.encode(Image.open(io.BytesIO(IMAGES[0])).transpose(Image.Transpose.ROTATE_90))
     deadline = Deadline.after(DEADLINE_S)

@@ -121,3 +121,9 @@ def test_no_message_is_more_than_a_typed_error(change):
     for same_clock in (True, False):
         with contextlib.suppress(InvalidImage, InvalidRequest, UploadTooLarge):
             Job.from_message(crossed(JOB) | change, max_bytes=10_000, same_clock=same_clock)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_thorough_look_takes_what_others_leave_whoever_asks(asked):
+    assert Job.from_message(crossed(JOB) | {"effort": "thorough", "background": asked}).background
+    assert Job.from_message(crossed(JOB) | {"effort": "usual", "background": asked}).background is asked

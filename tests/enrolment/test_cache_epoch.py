@@ -75,4 +75,10 @@ def test_what_changes_no_face_leaves_it(watched: Watched) -> None:
     office.enrol("p0", axis(0))
     office.enrol("p1", axis(1))
     assert not watched.rises(lambda: office.reject("p0", draw(axis(2))))
-    assert not watched.rises(lambda: office.merging.merge("people", "p0", "p1"))
+
+
+def test_merging_persons_raises_it(watched: Watched) -> None:
+    office = watched.office
+    office.enrol("p0", axis(0))
+    office.enrol("p1", axis(1))
+    assert watched.rises(lambda: office.merging.merge("people", "p0", "p1"))

@@ -6,6 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from app.db.domains import load_gallery
+from app.db.job_files import NewFile, store_files
+from app.db.jobs import enqueue
 from app.enrolment.persons import PersonChange, PersonDetails
 from app.errors import DomainNotFound, FacedexError, MergeWithItself, PersonNotFound
 from app.tenancy import Reach, acting, carried
@@ -23,7 +25,8 @@ def counted(office: Office) -> tuple[int, int]:
 
 def tombstones(office: Office) -> list[object]:
     with office.database.transaction() as session:
-        return list(session.scalars(text("SELECT person_id FROM gallery_tombstones ORDER BY erased_at")))
+        query = "SELECT person_id FROM gallery_changes WHERE person_id NOT IN (SELECT id FROM persons) ORDER BY version"
+        return list(session.scalars(text(query)))
 
 
 def test_faces_move_and_the_other_person_is_gone(office: Office) -> None:
@@ -54,6 +57,39 @@ def test_a_person_keeps_the_external_id_that_they_have(office: Office) -> None:
     with pytest.raises(PersonNotFound):
         office.persons.get("people", "theirs")
     office.persons.create("people", "theirs", None)  # the name is free again
+
+
+def import_files(office: Office, *labels: str) -> None:
+    with office.database.transaction() as session:
+        domain_id = load_gallery(session, "people").domain_id
+        files = [NewFile(label, "1.jpg", b"sha", b"picture") for label in labels]
+        store_files(session, enqueue(session, "import", domain_id=domain_id), domain_id, files)
+
+
+def file_labels(office: Office) -> list[str]:
+    with office.database.transaction() as session:
+        return list(session.scalars(text("SELECT label FROM job_files ORDER BY position")))
+
+
+def test_files_that_wait_are_the_remaining_persons_by_whatever_name(office: Office) -> None:
+    office.persons.create("people", "Ana", None, PersonDetails(external_id="mine"))
+    bor = office.persons.create("people", "Bor", None, PersonDetails(external_id="theirs"))
+    cene = office.persons.create("people", "Cene", None)
+    office.merging.merge("people", "Bor", "Cene")
+    import_files(office, "Bor", "theirs", str(bor.id), str(cene.id), "mine", "Eva")
+    office.merging.merge("people", "Ana", "Bor")
+    assert file_labels(office) == ["Ana"] * 4 + ["mine", "Eva"]
+    assert office.persons.get("people", "mine").label == "Ana"
+
+
+@pytest.mark.parametrize("changed", ["other", None])
+def test_files_that_wait_follow_a_person_whose_external_id_changes(office: Office, changed: str | None) -> None:
+    office.persons.create("people", "Ana", None, PersonDetails(external_id="mine"))
+    import_files(office, "mine", "Eva", "Ana")
+    office.persons.update("people", "Ana", PersonChange(display_name="A."))
+    assert file_labels(office) == ["mine", "Eva", "Ana"]
+    office.persons.update("people", "Ana", PersonChange(label="Anna", external_id=changed))
+    assert file_labels(office) == ["Anna", "Eva", "Anna"]
 
 
 def test_what_cannot_be_merged_changes_nothing(office: Office) -> None:

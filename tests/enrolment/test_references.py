@@ -493,6 +493,55 @@ def test_of_a_merge_while_a_photo_is_looked_at_the_face_is_the_remaining_persons
     assert album.office.persons.get("people", "Ana").faces == 1
 
 
+def test_a_face_that_the_remaining_person_had_is_not_deleted_with_the_others_photo(album: Album) -> None:
+    own = album.office.faces.enrol("people", "Ana", [("a", OLD[3:])], client="test").outcomes[0].face
+    album.office.persons.create("people", "Bor", None)
+    (theirs,) = album.extracted("Bor", photo(axis(0), salt=1), photo(axis(1)))[:1]
+    # The same picture by its digest, as where pool and photo see the same bytes.
+    album.execute("UPDATE reference_photos SET image_sha256 = f.image_sha256 FROM face_embeddings AS f"
+                  " WHERE f.id = :own AND reference_photos.id = :id", own=own.id, id=theirs.id)  # fmt: skip
+    album.execute("UPDATE face_embeddings SET image_sha256 = (SELECT image_sha256 FROM face_embeddings WHERE id = :own)"
+                  " WHERE id = :id", own=own.id, id=theirs.face_id)  # fmt: skip
+    album.office.merging.merge("people", "Ana", "Bor")
+    shared, moved = album.photos("Ana")
+    assert (shared.face_id, "duplicate" in shared.warnings) == (own.id, True)
+    assert "duplicate" not in moved.warnings
+    for entry in (shared, moved):
+        album.service.delete("people", "Ana", str(entry.id))
+    assert [face.id for face in album.office.faces.list("people", "Ana", limit=9, cursor=None).items] == [own.id]
+
+
+def test_deleting_a_photo_makes_what_was_extracted_for_the_domain_out_of_date(album: Album) -> None:
+    def epoch() -> int:
+        return album.rows("SELECT cache_epoch FROM domains WHERE name = 'people'")[0][0]
+
+    (waiting,) = album.add("Ana", OLD)
+    before = epoch()
+    album.service.delete("people", "Ana", str(waiting.id))
+    assert epoch() == before
+    (found,) = album.extracted("Ana", OLD)
+    before = epoch()
+    album.service.delete("people", "Ana", str(found.id))
+    assert epoch() == before + 1
+
+
+def test_a_job_goes_on_with_what_could_not_be_preloaded_once_more(album: Album) -> None:
+    (failed,) = album.extracted("Ana", photo())
+    album.execute("UPDATE jobs SET state = 'succeeded', finished_at = now()")
+    (waiting,) = album.add("Ana", OLD)
+    album.pool.before = fails(PoolBusy("The queue is full."))
+    album.preload("Ana", failed=True)
+    again, other = album.photos("Ana")
+    assert (again.state, other.state) == ("waiting", "waiting")
+    assert other.job_id == waiting.job_id  # which runs still
+    assert again.job_id not in (failed.job_id, waiting.job_id)
+    assert album.rows("SELECT total, state FROM jobs WHERE id = :id", id=again.job_id) == [(1, "queued")]
+    album.preload("Ana", failed=True)
+    assert album.rows("SELECT count(*) FROM jobs WHERE state = 'queued'") == [(2,)]
+    album.pool.before = lambda: None
+    assert album.run_job(again.job_id) == {"waiting": 0, "extracted": 0, "failed": 1}
+
+
 def test_a_session_is_prepared_only_for_whom_nothing_is_known(album: Album) -> None:
     def prepare() -> bool:
         return album.service.preload_where_needed("people", "Ana", deadline=Deadline.after(30), client="test")

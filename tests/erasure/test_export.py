@@ -11,6 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import object_session
 
 from app.db.domains import find_domain
+from app.db.job_files import NewFile, store_files
+from app.db.jobs import enqueue
 from app.db.models import FaceRejection, Person
 from app.db.session import Database
 from app.enrolment.images import ImageStore
@@ -30,6 +32,10 @@ def test_an_export_is_complete(database: Database, make_gallery: Maker, images: 
         rows = session.execute(text("SELECT id, person_id FROM face_embeddings WHERE person_id IN (SELECT id FROM persons"
                                     " WHERE label = 'p0') ORDER BY id LIMIT 2")).all()  # fmt: skip
         other = session.scalar(text("SELECT id FROM persons WHERE label = 'p1'"))
+        names = ["p0", "p1", str(rows[0].person_id), "R-1"]
+        files = [NewFile(name, f"{number}.jpg", b"sha", b"picture") for number, name in enumerate(names)]
+        store_files(session, enqueue(session, "import", domain_id=gallery.domain_id), gallery.domain_id, files)
+        session.execute(text("UPDATE persons SET external_id = 'R-1' WHERE label = 'p0'"))
         for person, actual in ((rows[0].person_id, other), (other, rows[0].person_id), (other, None)):
             session.add(
                 FaceRejection(
@@ -58,6 +64,11 @@ def test_an_export_is_complete(database: Database, make_gallery: Maker, images: 
     assert found == {unit.tobytes() for unit in units[:250]}
     assert sorted(face["image"] for face in told["faces"] if face["image"]) == sorted(archive.namelist()[1:])
     assert len(told["rejections"]) == 2
+    assert [(file["file"], file["state"]) for file in told["import_files"]] == [
+        ("0.jpg", "waiting"),
+        ("2.jpg", "waiting"),
+        ("3.jpg", "waiting"),
+    ]
     assert [event["action"] for event in told["audit_events"]] == ["person.exported"]
     assert archive.read(f"images/{rows[0].id}.png") == PNG
 

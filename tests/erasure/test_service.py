@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -24,8 +25,11 @@ from app.config import Settings
 from app.datasets.forgetting import DatasetForgetting
 from app.datasets.store import DatasetStore
 from app.db.domains import Gallery, create_domain, find_domain, load_gallery, lock_domain
-from app.db.models import Erasure, FaceRejection, GalleryTombstone, IdempotentRequest, Person
+from app.db.job_files import NewFile, store_files
+from app.db.jobs import enqueue
+from app.db.models import Erasure, FaceRejection, GalleryChange, IdempotentRequest, Person
 from app.db.session import Database
+from app.db.session_models import FaceSession
 from app.db.templates import insert_templates
 from app.db.vectors import SearchOptions, search
 from app.deadline import Deadline
@@ -94,7 +98,8 @@ def test_everything_of_the_person_goes_and_a_receipt_comes(
     assert len(files(storage)) == 2
     with database.transaction() as session:
         assert load_gallery(session, "people").template_count == 2
-        assert session.get(GalleryTombstone, (people.domain_id, erased)) is not None
+        tombstone = session.get_one(GalleryChange, (people.domain_id, erased))
+        assert tombstone.version == session.scalar(text("SELECT gallery_version FROM domains"))
         note = session.get_one(Erasure, receipt.id)
         assert (note.labels, note.pending) == ([], [])
         assert note.finished_at is not None
@@ -113,6 +118,44 @@ def test_who_is_erased_is_not_found_again(erasure: ErasureService, people: Galle
     ):
         with pytest.raises(error):
             erasure.erase(domain, label)
+
+
+def test_who_is_no_person_yet_does_not_come_back(
+    erasure: ErasureService, database: Database, datasets: DatasetStore, people: Gallery, storage: Settings
+) -> None:
+    dataset(storage.pkl_dir / "people", {"p0": vectors(2), "Eva": vectors(2, 1)})
+    datasets.open("people", wait_s=60)
+    with database.transaction() as session:
+        files = [NewFile("Eva", "Eva/1.jpg", b"sha", b"picture"), NewFile("Ana", "Ana/1.jpg", b"sha", b"picture")]
+        store_files(session, enqueue(session, "import", domain_id=people.domain_id), people.domain_id, files)
+        for label in ("Eva", "Ana"):
+            kept = FaceSession(
+                domain_id=people.domain_id,
+                kind="enrol",
+                label=label,
+                created_by="x",
+                token_sha256=b"x",
+                limits={},
+                expires_at=datetime.now(UTC) + timedelta(minutes=1),
+            )
+            session.add(kept)
+        answer = IdempotentRequest(
+            client="c", key="k", domain_id=people.domain_id, fingerprint=b"f", status=201, body=b'{"label": "Eva"}'
+        )
+        session.add(answer)
+    receipt = erasure.erase("people", "Eva")
+    assert (receipt.person_id, receipt.is_finished) == (None, True)
+    assert receipt.counts == {"sessions": 1, "job_files": 1, "kept_answers": 1, "dataset_rows": 2}
+    assert [row.label for row in table(database, "job_files")] == ["Ana"]
+    assert [row.label for row in table(database, "face_sessions")] == ["Ana"]
+    assert len(table(database, "persons")) == 3
+    assert len(events_of(database, str(receipt.id))) == 1
+    with pytest.raises(PersonNotFound):
+        erasure.erase("people", "Eva")
+
+
+def events_of(database: Database, receipt: str) -> list:
+    return [row for row in table(database, "audit_events") if receipt in row.body and "Eva" not in row.body]
 
 
 def test_by_id_it_is_the_same_person(erasure: ErasureService, database: Database, people: Gallery) -> None:

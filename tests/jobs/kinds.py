@@ -61,6 +61,14 @@ def stubborn(context: JobContext) -> None:
         leave(context, "came back")
 
 
+def third_time(context: JobContext) -> None:
+    """Of three workers that begin it, the third one does it."""
+    if leave(context) < 3:
+        while not context.cancelled():
+            time.sleep(0.02)
+        leave(context, "stopped")
+
+
 def deadly(context: JobContext) -> None:
     leave(context)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -77,7 +85,7 @@ def looks_around(context: JobContext) -> None:
 
 KINDS = {
     function.__name__: function
-    for function in (effect, flaky, permanent, broken, until_cancelled, stubborn, deadly, looks_around)
+    for function in (effect, flaky, permanent, broken, until_cancelled, stubborn, third_time, deadly, looks_around)
 }
 
 if __name__ == "__main__":

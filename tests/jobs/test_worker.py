@@ -109,6 +109,34 @@ def test_errors_that_may_pass_are_tried_again_and_others_are_not(database, jobs,
     assert (unheard.state, unheard.error_code) == ("failed", "internal_error")
 
 
+def test_what_is_kept_for_a_time_goes_though_nobody_asks_the_web_anything(database, domain, start) -> None:
+    """Frames of sessions that nobody comes back to, and answers to idempotency keys."""
+    with database.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO face_sessions (domain_id, kind, label, created_by, token_sha256, limits, expires_at)"
+                " VALUES (:domain, 'enrol', 'Ana', 'test', sha256('x'), '{}', now() - interval '1 second')"
+            ),
+            {"domain": domain},
+        )
+        session.execute(
+            text(
+                "INSERT INTO idempotent_requests (client, key, fingerprint, created_at)"
+                " VALUES ('test', 'old', sha256('x'), now() - interval '2 days')"
+            )
+        )
+    start()
+
+    def left() -> tuple[int, int]:
+        with database.transaction() as session:
+            query = (
+                "SELECT (SELECT count(*) FROM face_sessions WHERE state = 'open'), count(*) FROM idempotent_requests"
+            )
+            return tuple(session.execute(text(query)).one())
+
+    eventually(lambda: left() == (0, 0))
+
+
 def test_pauses_grow_and_stay_bounded() -> None:
     assert [pause_s(setbacks) for setbacks in (1, 2, 3, 4)] == [1, 2, 4, 8]
     assert pause_s(10_000) == 300
@@ -123,6 +151,35 @@ def test_a_job_whose_worker_was_killed_is_taken_up_by_another(database, jobs, su
     (info,) = done(jobs, job)
     assert (info.state, info.attempts) == ("succeeded", 2)
     assert [worker for _, worker, _ in effects(database)] == [first.pid, second.pid]
+
+
+def test_a_worker_that_comes_back_leaves_the_job_to_the_one_that_has_it(database, jobs, submit, start) -> None:
+    (job,) = submit("third_time")
+    stopped = start(JOBS_WORKERS="1")
+    began(database)
+    stopped.send_signal(signal.SIGSTOP)
+    rescuer = start(JOBS_WORKERS="1")
+    began(database, 2)
+    stopped.send_signal(signal.SIGCONT)
+    began(database, 3)
+    done(jobs, *submit("effect"))  # the rescuer has its hands full: once it is done, the other is through with the job
+    rescuer.terminate()
+    assert rescuer.wait(60) == 0
+    (info,) = done(jobs, job)
+    assert (info.state, info.attempts) == ("succeeded", 3)
+    runs = [worker for id_, worker, note in effects(database) if str(id_) == job and not note]
+    assert runs == [stopped.pid, rescuer.pid, stopped.pid]
+
+
+def test_a_job_that_the_queue_has_lost_is_done_all_the_same(database, jobs, submit, start) -> None:
+    (job,) = submit("effect")
+    with database.maintenance() as connection:
+        connection.execute(text("UPDATE jobs SET created_at = created_at - interval '1 minute'"))
+        connection.execute(text("SET LOCAL search_path = procrastinate; DELETE FROM procrastinate_jobs"))
+    start()
+    (info,) = done(jobs, job)
+    assert (info.state, info.attempts) == ("succeeded", 1)
+    assert len(effects(database)) == 1
 
 
 def test_a_job_that_kills_its_workers_is_given_up(database, jobs, submit, start) -> None:
