@@ -257,7 +257,7 @@ class Broker:
         client.on_publish = on_publish
         client.on_disconnect = lambda *_: down.set()
         client.on_message = lambda _client, _data, message: self._handle(message)
-        client.on_socket_open = lambda _client, _data, opened: _lose_at_close(opened, lose=True)
+        client.on_socket_open = lambda _client, _data, opened: _prepare(opened)
         return client
 
     def _stand(self, client: paho.Client) -> None:
@@ -353,6 +353,13 @@ def _lose_at_close(opened: Any, *, lose: bool) -> None:
     """Whether closing the socket drops what was not delivered yet; else the kernel goes on trying for minutes."""
     with contextlib.suppress(OSError):
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", int(lose), 0))
+
+
+def _prepare(opened: Any) -> None:
+    """Nothing small waits for something bigger, and nothing late is delivered after the end."""
+    _lose_at_close(opened, lose=True)
+    with contextlib.suppress(OSError):
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _without_text(error: Exception) -> str:

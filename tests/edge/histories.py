@@ -63,6 +63,9 @@ class FakeBroker:
         if self.connected and topic in self.handlers:
             self.handlers[topic](Received(topic, payload, retained))
 
+    def reboot(self) -> None:
+        self.listeners.clear()
+
     def turn(self, connected: bool) -> None:
         self.connected = connected
         if connected:
@@ -273,15 +276,15 @@ def members_of(rng: random.Random) -> dict[str, Member]:
 class Run:
     """One history, step by step."""
 
-    def __init__(self, seed: int, parts: Parts | None = None) -> None:
+    def __init__(self, seed: int, parts: Parts | None = None, broker: FakeBroker | None = None) -> None:
         self.rng = random.Random(seed)
         self.clock = VirtualClock(START, 1000.0)
-        self.broker = FakeBroker()
+        self.broker = broker or FakeBroker()
         self.members = members_of(self.rng)
         self.first_members = dict(self.members)
         self.controller = Controller(parts or Parts(), self.clock, self.broker, self.members)
         self.frames: dict[int, object] = {}
-        self.unlocked = 0
+        self.unlocked = self.drops = 0
 
     def play(self) -> list[str]:
         """What went wrong."""
@@ -315,6 +318,7 @@ class Run:
             self.members[who] = dataclasses.replace(member, locks=frozenset())
 
     def on_drop(self) -> None:
+        self.drops += 1
         self.controller.arrived.clear()
         self.broker.turn(False)
 
@@ -325,7 +329,7 @@ class Run:
         self.controller.check(len(self.broker.delivered) == before, "opened when the broker came back")
 
     def on_reboot(self) -> None:
-        self.broker.listeners.clear()
+        self.broker.reboot()
         self.controller.boot()
         self.frames.clear()
 
