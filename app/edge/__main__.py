@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "check-config":
             return _check(arguments.config)
         return _run(arguments.config)
+    except BrokenPipeError:  # as in `… simulate | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return 0
     except EdgeError as error:
         sys.stderr.write(f"facedex edge: {error}\n")
         return 2

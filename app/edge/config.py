@@ -268,6 +268,8 @@ class EdgeConfig(_Section):
         topics = [camera.motion_topic for camera in self.cameras if camera.motion_topic is not None]
         if twice := _repeated(topics):
             raise ValueError(f"cameras: the motion_topic {twice!r} stands there twice")
+        if self.gallery.source == "feed" and ("/" in self.server.domain or self.server.domain in (".", "..")):
+            raise ValueError("server.domain: such a name cannot stand in an address; give the domain's id")
         if self.recognition.models_dir is None and self.gallery.contract is None:
             raise ValueError("gallery.contract is needed where recognition.models_dir names no pack")
         return self

@@ -91,6 +91,7 @@ def test_relative_paths_start_beside_the_file():
         (('["DC001", "DC006"]', '["DC001/set"]'), 'cameras["entrance"].locks[0]: '),
         (('["DC001", "DC006"]', '["#"]'), 'cameras["entrance"].locks[0]: '),
         (('name = "front-desk"', 'name = "a/b"'), "name: "),
+        (('domain = "hotel"', 'domain = "a/b"'), "server.domain: such a name cannot stand in an address"),
         (("contract =", "#"), "gallery.contract is needed"),
         (("[gallery]", '[recognition]\nmode = "auto"\n[gallery]'), 'mode = "auto" needs models_dir'),
         (("[gallery]", '[gallery]\nsource = "dynamodb"'), "[gallery.dynamodb] belong together"),
