@@ -1,7 +1,21 @@
+import logging
+
 import pytest
+import structlog
 
 from app.edge.__main__ import main
 from app.edge.simulator.scenario import shipped_scenarios
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """A program sets up the logging of its process, which the other tests share."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def test_a_shipped_scenario_is_played_and_its_timeline_printed(capsys):
