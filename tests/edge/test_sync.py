@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.edge.clock import VirtualClock
 from app.edge.errors import EdgeError, MalformedMembers, SourceRefused, SourceUnavailable, WrongContract
 from app.edge.gallery import Changes, Gallery
 from app.edge.members import GalleryDelta
@@ -15,22 +16,6 @@ from app.edge.sync import GallerySync
 from tests.edge.making import CONTRACT, DIMENSION, delta, templates
 
 MAX_AGE_S = 4000.0
-
-
-@dataclass
-class HandClock:
-    """Time that passes when the test says so."""
-
-    at: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def pass_by(self, seconds: float) -> None:
-        self.at += seconds
 
 
 @dataclass
@@ -58,7 +43,7 @@ class Edge:
     """A controller's part that keeps the gallery, and what it stands on."""
 
     folder: Path
-    clock: HandClock = field(default_factory=HandClock)
+    clock: VirtualClock = field(default_factory=lambda: VirtualClock(1_800_000_000.0))
     source: Scripted = field(default_factory=Scripted)
 
     def __post_init__(self) -> None:
@@ -116,7 +101,7 @@ def test_a_restart_begins_with_the_file_and_asks_for_changes_alone(edge: Edge) -
     edge.told(full("1", "a", "b"))
     edge.step()
     right_at = edge.clock.now()
-    edge.clock.pass_by(100)
+    edge.clock.sleep(100)
     edge.restart()
     edge.told(SourceUnavailable("away"), some("2", "c"))
     assert edge.sync.load()
@@ -144,7 +129,7 @@ def test_whatever_fails_the_gallery_stays_and_it_shows(edge: Edge, failure: Gall
     edge.told(full("1", "a", "b"), failure, failure, some("3", "c"))
     edge.step()
     right_at = edge.clock.now()
-    edge.clock.pass_by(30)
+    edge.clock.sleep(30)
     assert (edge.step(), edge.step()) == (None, None)
     state = edge.sync.state
     assert (edge.members, state.version, state.failures, state.right_at) == (2, "1", 2, right_at)
@@ -175,20 +160,20 @@ def test_who_is_gone_leaves_the_file_soon_and_who_is_new_waits_for_others(edge: 
     edge.told(full("1", "a"), some("2", "b"), some("3", "c"), some("4", removed=("a",)), some("5"), some("6", "d"))
     edge.step()
     assert edge.in_file() == {"a"}
-    edge.clock.pass_by(10)
+    edge.clock.sleep(10)
     edge.step()
-    edge.clock.pass_by(10)
+    edge.clock.sleep(10)
     edge.step()
     assert edge.in_file() == {"a"}
-    edge.clock.pass_by(10)
+    edge.clock.sleep(10)
     edge.step()
     assert edge.in_file() == {"b", "c"}
-    edge.clock.pass_by(1)
+    edge.clock.sleep(1)
     edge.step()
     edge.step()
     assert edge.in_file() == {"b", "c"}
     edge.told(SourceUnavailable("away"))
-    edge.clock.pass_by(60)
+    edge.clock.sleep(60)
     edge.step()  # what is waiting is written also while the source is away
     assert edge.in_file() == {"b", "c", "d"}
 
@@ -206,7 +191,7 @@ def test_a_file_that_nothing_changes_in_does_not_grow_old(edge: Edge) -> None:
     edge.told(full("1", "a"))
     for _ in range(10):
         edge.step()
-        edge.clock.pass_by(MAX_AGE_S / 5)
+        edge.clock.sleep(MAX_AGE_S / 5)
     edge.restart()
     assert edge.sync.load()
 
@@ -226,7 +211,7 @@ def test_a_disk_that_is_full_stops_nothing_and_shows(edge: Edge, monkeypatch: py
         assert edge.members == 2
         assert "No space" in (edge.sync.state.cache_error or "")
         assert len(tried) == 1  # not at every attempt
-    edge.clock.pass_by(60)
+    edge.clock.sleep(60)
     edge.step()
     assert edge.sync.state.cache_error is None
     assert edge.in_file() == {"a", "b"}
@@ -260,7 +245,7 @@ def test_without_a_file_it_begins_with_nothing(tmp_path: Path) -> None:
     source = Scripted()
     source.answers.append(full("1", "a"))
     gallery = Gallery(CONTRACT, DIMENSION)
-    sync = GallerySync(gallery, source, None, 3600.0, HandClock())
+    sync = GallerySync(gallery, source, None, 3600.0, VirtualClock())
     assert sync.load() is False
     sync.sync_once()
     sync.stop()

@@ -26,7 +26,7 @@ class FeedSource:
 
     Args:
         url: where Facedex is, such as `https://faces.example.com`.
-        domain: the domain's name or id.
+        domain: the domain's name, or its id; one with a slash, or of dots alone, has to be named by the id.
         key: gives the API key, with the scope `gallery`, whenever it is needed: a file may have got a new one.
         timeout_s: for a connection, and for each part of an answer.
         page_members: of one page, at most.
