@@ -4,14 +4,20 @@ import shutil
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from app.edge.clock import VirtualClock
-from app.edge.errors import BrokerError
+from app.edge.connecting import BrokerSettings
+from app.edge.errors import BrokerError, ConfigError
 from app.edge.messages import Message
-from app.edge.mqtt import Broker, BrokerSettings
+from app.edge.mqtt import Broker
 from app.edge.occupancy import OccupancyFeed
 from app.edge.triggers import Triggers
 from app.edge.zigbee import UNLOCK
@@ -83,19 +89,32 @@ def test_a_command_for_a_broker_that_is_away_never_comes(mosquitto, broker):
         assert flushed(broker, peer) == []
 
 
-def test_a_command_that_was_under_way_when_the_broker_died_is_not_repeated(mosquitto, broker):
+def test_a_command_for_a_broker_that_hangs_never_comes(mosquitto, broker):
+    with Peer(mosquitto.port, "#") as peer:
+        broker.start()
+        broker.wait_ready(20)
+        mosquitto.freeze()
+        assert not broker.send(OPEN)
+        mosquitto.thaw()
+        assert flushed(broker, peer) == []
+
+
+def test_a_command_that_was_under_way_when_the_broker_died_is_not_repeated(mosquitto, broker, monkeypatch):
+    monkeypatch.setattr(broker, "_answers", lambda _client: True)  # it hangs right after its answer
     broker.start()
     broker.wait_ready(20)
     mosquitto.freeze()
     assert broker.send(OPEN)  # handed over, and nobody there to read it
     mosquitto.restart()
+    monkeypatch.undo()
     with Peer(mosquitto.port, "#") as peer:
         until(lambda: broker.connected)
         broker.wait_ready(20)
         assert flushed(broker, peer) == []
 
 
-def test_a_broker_that_does_not_acknowledge_in_time_is_left(mosquitto, broker):
+def test_a_broker_that_does_not_acknowledge_in_time_is_left(mosquitto, broker, monkeypatch):
+    monkeypatch.setattr(broker, "_answers", lambda _client: True)
     changes = []
     broker.on_change(changes.append)
     broker.start()
@@ -213,6 +232,17 @@ def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
         assert triggers.capture("entrance").occupied_locks == frozenset()
 
 
+def test_touches_without_a_time_do_not_count_where_times_are_asked_for():
+    fake = FakeBroker()
+    triggers = Triggers(VirtualClock(START), {"entrance": {"DC001"}})
+    OccupancyFeed(fake, triggers, stamped_only=True)
+    for stamp, occupied in ((None, frozenset()), (START, {"DC001"})):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert triggers.capture("entrance").occupied_locks == occupied
+    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    assert triggers.capture("entrance").occupied_locks == frozenset()
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -296,6 +326,54 @@ def test_a_broker_that_was_never_there_is_waited_for(tmp_path):
         broker.stop()
 
 
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_connection_is_encrypted_and_the_brokers_certificate_counts(tmp_path):
+    own, other = certificate(tmp_path, "own"), certificate(tmp_path, "other")
+    with Mosquitto(tmp_path, f"certfile {own[0]}", f"keyfile {own[1]}") as mosquitto:
+        for trusted, works in ((own[0], True), (other[0], False)):
+            broker = Broker(settings_for(mosquitto, host="localhost", tls=True, ca_file=trusted))
+            with capture_logs() as logs:
+                broker.start()
+                try:
+                    if works:
+                        broker.wait_ready(20)
+                        with pytest.raises(AssertionError):
+                            broker.subscribe("too/late", print)
+                    else:
+                        until(lambda: any("cannot be reached" in line["event"] for line in logs))
+                        assert not broker.connected
+                finally:
+                    broker.stop()
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path):
+    for wrong in ({"ca_file": tmp_path / "none.pem"}, {"cert_file": tmp_path / "none.pem"}):
+        with pytest.raises(ConfigError, match=r"none\.pem"):
+            Broker(BrokerSettings("localhost", "edge-1", tls=True, **wrong))
+
+
+def certificate(folder, name: str):
+    """A certificate for this machine that nobody else vouches for, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
 class RealBroker(FakeBroker):
     """The same face as the fake's, with Mosquitto behind it."""
 
@@ -357,13 +435,13 @@ class RealBroker(FakeBroker):
     def turn(self, connected: bool) -> None:
         if connected:
             self.mosquitto.start()
-            self.peer.close()
             self.peer, self._taken = Peer(self.mosquitto.port, "#"), 0
             self._broker.wait_ready(20)
             self.connected = True
         else:
             _ = self.delivered
             self.connected = False
+            self.peer.close()
             self.mosquitto.kill()
             until(lambda: not self._broker.connected)
 
@@ -382,20 +460,19 @@ def test_the_case_that_failed_opens_one_lock_through_a_real_broker(mosquitto, st
         broker.close()
 
 
-def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(tmp_path):
-    """Those with a drop of the broker, in which Mosquitto is killed and started again, and others."""
+def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(mosquitto):
+    """In many of them Mosquitto is killed, or the controller starts anew."""
     unlocked = drops = 0
-    for seed in range(40):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        with Mosquitto(folder) as mosquitto:
-            broker = RealBroker(mosquitto)
-            try:
-                run = Run(seed, broker=broker)
-                assert run.play() == [], seed
-            finally:
-                broker.close()
-            unlocked += run.unlocked
-            drops += run.drops
-    assert unlocked > 5
-    assert drops > 5
+    for seed in range(60):
+        broker = RealBroker(mosquitto)
+        try:
+            run = Run(seed, broker=broker)
+            assert run.play() == [], seed
+        finally:
+            if not broker.connected:
+                mosquitto.start()
+            broker.close()
+        unlocked += run.unlocked
+        drops += run.drops
+    assert unlocked > 15
+    assert drops > 10
