@@ -1,6 +1,7 @@
 """What somebody who follows a gallery gets to know, on the real database."""
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -134,7 +135,7 @@ def test_whatever_is_written_is_told_and_nothing_else(
 def test_a_rollback_is_not_told(feed: GalleryFeed, database: Database, make_gallery: Maker) -> None:
     domain_id = make_gallery("people", random_units(2, 8)).domain_id
     before = version_of(database)
-    with pytest.raises(ZeroDivisionError), database.transaction() as session:
+    with suppress(ZeroDivisionError), database.transaction() as session:
         delete_person(session, domain_id, person_id(database, "p0"))
         raise ZeroDivisionError
     assert version_of(database) == before
