@@ -8,7 +8,12 @@ import struct
 
 from gunicorn.http import parser
 
+from app.api import load_code
 from app.config import SettingsError, load_settings, reload_settings
+
+# Before anything imports NumPy, whose BLAS would start a thread for each core: workers are forked from here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 try:
     # SIGHUP executes this file again. Below a supervisor, this reads what that has accepted.
@@ -49,9 +54,11 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 
 
 def on_starting(_server):
-    """Counters of the last run belong to processes that are gone."""
+    """Counters of the last run belong to processes that are gone. The code is loaded once, for all workers to share."""
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     _metrics_dir.mkdir(parents=True, mode=0o700)
+    # Modules only: whatever has threads or connections is made by `create_app` or later, in the workers.
+    load_code()
 
 
 def when_ready(server):

@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     face_max_frames_per_session: int = Field(120, ge=1, le=10_000)
     session_ttl_s: float = Field(300.0, ge=10, le=86_400)
 
+    gallery_tombstones_keep_s: float = Field(2_592_000.0, ge=60)
     audit_retention_days: int = Field(365, ge=0, le=36_500)
     idempotency_keep_s: float = Field(86_400.0, ge=60)
     rate_limit_per_minute: int = Field(0, ge=0)

@@ -28,7 +28,10 @@ SUCCESSES: Final = frozenset({"enrolled", "verified"})
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 # 1000 without a result, and 4xxx but for silence, are the end of the session; so is what was our own fault.
 _CAN_RESUME: Final = frozenset({1001, 1006, 1011, 1012, 1013, 4002})
+_ENDED: Final = 4004
 _WITHIN_S: Final = 30.0
+# A verification's, where nothing else was asked for.
+_MIN_FRAMES: Final = 3
 _ATTEMPTS: Final = 8
 _PAUSE_FIRST_S: Final = 0.2
 _PAUSE_MAX_S: Final = 5.0
@@ -142,6 +145,8 @@ class Stream:
         Raises:
             SessionFailed: there will be no result.
         """
+        if not picture:  # no frame for the service, and after some it would hang up
+            return {"type": "frame", "dropped": False, "accepted": False, "reasons": ["empty_upload"]}
         for pause_s in _pauses():
             answer = self._tried(lambda: self._answer_to(picture))
             if answer is not None and not answer.get("dropped"):
@@ -170,6 +175,9 @@ class Stream:
             self.close()
             code = closed.rcvd.code if closed.rcvd else 1006
             if code not in _CAN_RESUME:
+                # Decided, by a frame whose answer was lost or by another connection: then there is a result.
+                if code == _ENDED and (result := self._session.result()) is not None:
+                    return {"type": "result", "result": result}
                 raise SessionFailed(
                     f"The stream was closed: {code} {closed.rcvd and closed.rcvd.reason}".strip()
                 ) from closed
@@ -188,7 +196,14 @@ class Stream:
         connection = self._connected()
         self._sent += 1
         connection.send(picture)
-        return self._heard(lambda message: message["type"] == "frame" and message["frame"] == self._sent)
+        answer = self._heard(
+            lambda message: (
+                message["type"] == "error" or (message["type"] == "frame" and message["frame"] == self._sent)
+            )
+        )
+        if answer["type"] == "error":  # the frame will not be answered; mostly the stream is about to be closed
+            return {"type": "frame", "dropped": True, "accepted": False, "reasons": [answer["code"]]}
+        return answer
 
     def _finished(self) -> Message | None:
         self._connected().send(json.dumps({"type": "finish"}))
@@ -261,11 +276,12 @@ def _problem(body: bytes | bytearray, status: int) -> SessionFailed:
         return SessionFailed(f"The service answers {status}.")
 
 
-def _photos(paths: Iterable[Path]) -> Iterator[bytes]:
+def _files(paths: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
     for path in paths:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES) if path.is_dir() else [path]
-        for file in files:
-            yield file.read_bytes()
+        in_it = path.iterdir() if path.is_dir() else ()
+        found += sorted(file for file in in_it if file.suffix.lower() in _PICTURES) if path.is_dir() else [path]
+    return found
 
 
 def _parsed() -> argparse.Namespace:
@@ -290,8 +306,16 @@ def main() -> int:
     given = _parsed()
     limits = {"max_frames": given.max_frames} if given.max_frames else {}
     try:
+        files = _files(given.photos)
+        if given.kind == "verify" and len(files) < _MIN_FRAMES:
+            # Nobody is verified with fewer than the session asks for.
+            limits["min_frames"] = max(1, min(len(files), given.max_frames or len(files)))
         session = SessionClient(given.url, given.key).create(given.domain, given.person, given.kind, **limits)
-        result = run(session, _photos(given.photos), lambda message: print(json.dumps(message, ensure_ascii=False)))
+        result = run(
+            session,
+            (file.read_bytes() for file in files),
+            lambda message: print(json.dumps(message, ensure_ascii=False)),
+        )
     except (SessionFailed, OSError) as error:
         print(f"session_client: {error}", file=sys.stderr)
         return 2

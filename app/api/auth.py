@@ -21,7 +21,7 @@ BROWSER_PREFIXES = ("/docs", "/openapi.json")
 def register_auth(app: Flask, authenticator: Authenticator, throttle: Throttle) -> None:
     """Ask every request for a key, set `g.client` to whose it is, and let it through where the route is for such keys.
 
-    Where the view checks a token itself, it finds `g.count_failure`, to be called for a wrong one.
+    Where the view checks a token itself, it finds `g.count_open`, to be called before, and `g.count_failure`, for a wrong one.
     """
 
     @app.before_request
@@ -30,7 +30,7 @@ def register_auth(app: Flask, authenticator: Authenticator, throttle: Throttle) 
             return None
         declared = access_of(app, request.endpoint) if request.url_rule is not None else None
         if declared is not None and declared.by_token:
-            g.count_failure = throttle.count_failure
+            g.count_failure, g.count_open = throttle.count_failure, throttle.count_open
             given = request.headers.get("x-api-key")  # what is a Bearer token elsewhere is the path's own token there
             if given is None:
                 return None

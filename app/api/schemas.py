@@ -106,6 +106,13 @@ class PersonListQuery(PageQuery):
     external_id: str | None = Field(None, max_length=200, description="only the person with this external id")
 
 
+class GalleryQuery(Input):
+    """What a reader of a gallery's changes has."""
+
+    since: str | None = Field(None, max_length=100, description="`version` of the page before; without it, everything")
+    limit: int = Field(1000, ge=1, le=5000, description="persons of one page, at most")
+
+
 class NewDomain(Input):
     """A domain to create."""
 

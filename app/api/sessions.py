@@ -13,7 +13,7 @@ from app.api.schemas import DomainPath
 from app.api.session_schemas import NewSession, NewSessionOut, SessionOut, SessionPath
 from app.api.wiring import services
 from app.deadline import Deadline
-from app.errors import ScopeMissing
+from app.errors import PersonNotFound, ScopeMissing
 from app.keys.principal import Scope
 from app.sessions.service import Kind, SessionInfo, Wanted
 
@@ -38,7 +38,7 @@ def create_session(path: DomainPath, body: NewSession) -> ViewReturn:
     """Make a session: frames that enrol a person, or decide whether it is them.
 
     Needs the scope that is called as `kind` is. The token opens the stream; it is in this answer, and nowhere else. Of somebody
-    who is to be verified and has no face yet, reference photos that wait are extracted first.
+    who has no face yet, reference photos that wait are extracted first.
     """
     kind = Kind(body.kind)
     if _SCOPES[kind] not in g.client.scopes:
@@ -46,8 +46,11 @@ def create_session(path: DomainPath, body: NewSession) -> ViewReturn:
     if (kept := kept_answer()) is not None:
         return kept
     wanted = Wanted(**body.model_dump(exclude={"kind", "person"}))
-    if kind is Kind.VERIFY:
+    try:
         _extract_photos(path.domain, body.person)
+    except PersonNotFound:
+        if kind is Kind.VERIFY:
+            raise
 
     def write() -> ViewReturn:
         info, token = services().sessions.create(path.domain, body.person, kind, wanted, request_id=g.request_id)

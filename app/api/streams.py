@@ -21,6 +21,7 @@ from app.errors import (
     Unauthenticated,
     WrongSessionToken,
 )
+from app.names import as_uuid
 from app.streaming.handshake import Opened, check_origin, open_protocol, presented_token
 from app.streaming.places import Place
 from app.streaming.session import Streamed
@@ -54,6 +55,7 @@ def stream_frames(path: SessionPath) -> ViewReturn:
     `facedex.token.TOKEN`. A newer connection takes the session over.
     """
     connection = _own_connection()
+    g.count_open(str(as_uuid(path.session_id)))  # what is no id counts as one session
     place = services().streams.take_place()
     g.abandon_stream = place.release
     streamed, opened = _open(path.session_id, place)
@@ -110,7 +112,9 @@ def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
         )
         check_origin(request.headers.get("Origin"), request.headers.get("Host", ""), settings.allowed_origins)
         client = g.client.id if "client" in g else None
-        stream = sessions.open_stream(session_id, token, client)
+        stream = sessions.open_stream(
+            session_id, token, client, admit=lambda reach, own_id: place.belongs_to(reach.as_setting, own_id)
+        )
     except (Unauthenticated, WrongSessionToken, SessionNotFound):
         g.count_failure()
         raise
@@ -120,10 +124,8 @@ def _open(session_id: str, place: Place) -> tuple[Streamed, Opened]:
         stream.close()
 
     g.abandon_stream = abandon
-    place.belongs_to(stream.client)
     streamed = Streamed(
         id=stream.id,
-        client=stream.client,
         reach=stream.reach,
         remaining_s=stream.remaining_s,
         greeting=stream.greeting(),

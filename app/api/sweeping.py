@@ -1,4 +1,4 @@
-"""Removes what is kept for a time, once that is over: answers to idempotency keys, and sessions with their frames."""
+"""Removes what is kept for a time, once that is over: answers to idempotency keys, sessions with their frames, tombstones."""
 
 import threading
 import time
@@ -13,6 +13,7 @@ from app.db.breaker import CircuitBreaker
 from app.db.idempotency import sweep as sweep_answers
 from app.db.session import Database
 from app.errors import DatabaseError
+from app.gallery_feed.service import GalleryFeed
 from app.sessions.service import SessionService
 from app.tenancy import acting, everything
 
@@ -96,6 +97,20 @@ class SessionSweep(MinutelySweep):
         """As `MinutelySweep.sweep`."""
         with self._breaker.guard():
             return self._sessions.sweep()
+
+
+class GallerySweep(MinutelySweep):
+    """Who has been gone from a gallery for GALLERY_TOMBSTONES_KEEP_S is forgotten."""
+
+    def __init__(self, settings: Settings, feed: GalleryFeed, breaker: CircuitBreaker) -> None:
+        super().__init__("Old tombstones", settings.vector_db_enabled)
+        self._feed = feed
+        self._breaker = breaker
+
+    def sweep(self) -> int:
+        """As `MinutelySweep.sweep`."""
+        with self._breaker.guard():
+            return self._feed.prune(_ROWS)
 
 
 def register_sweeps(app: Flask, *sweeps: MinutelySweep) -> None:

@@ -14,6 +14,10 @@ from app.keys.slots import Slots
 
 _KEY: Final = "key"
 _ADDRESS: Final = "address"
+_STREAM: Final = "stream"
+# Streams that one address opens in a minute: of one session, as a client does after each lost connection, and of all of them.
+_OPENS_OF_A_SESSION: Final = 60
+_OPENS: Final = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,17 @@ class Throttle:
         g.rate = self.rates.count(_ADDRESS, _address(), self.settings.auth_failures_per_minute)
         _require(g.rate, "This address has {} requests a minute without a valid API key; this is one too many.")
         g.pop("rate")  # an ordinary 401 says nothing of others behind the same address
+
+    def count_open(self, session_id: str) -> None:
+        """Count that a session's stream is opened, before anything is looked up for it.
+
+        Raises:
+            RateLimited: once too often in this minute, for the session from this address, or for all of them.
+        """
+        for who, per_minute in ((f"{_address()} {session_id}", _OPENS_OF_A_SESSION), (_address(), _OPENS)):
+            g.rate = self.rates.count(_STREAM, who, per_minute)
+            _require(g.rate, "This address opens streams {} times a minute; this is one too many.")
+        g.pop("rate")
 
 
 def register_throttle(app: Flask) -> None:

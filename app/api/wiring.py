@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
-from app.api.sweeping import AnswerSweep, SessionSweep
+from app.api.sweeping import AnswerSweep, GallerySweep, SessionSweep
 from app.audit.log import AuditLog
 from app.config import Settings
 from app.datasets.store import DatasetStore
@@ -30,6 +30,7 @@ from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
 from app.face_cache.building import build_store
 from app.face_cache.cached import CachedEmbedder
+from app.gallery_feed.service import GalleryFeed
 from app.keys.admin_key import AdminKey
 from app.keys.authentication import Authenticator
 from app.keys.keeper import KeyKeeper
@@ -69,6 +70,7 @@ class Services:
     references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    feed: GalleryFeed
     jobs: JobService
     recognition: RecognitionController
     verification: VerificationService
@@ -80,6 +82,7 @@ class Services:
     audit: AuditLog
     answers: AnswerSweep
     session_sweep: SessionSweep
+    gallery_sweep: GallerySweep
     streams: StreamServer
 
     def active_pack(self) -> InstalledPack:
@@ -102,6 +105,7 @@ def build_services(settings: Settings) -> Services:
     datasets = DatasetStore(settings, packs)
     images = ImageStore(settings.images_dir, enabled=settings.store_images)
     sessions = SessionService(settings, database, embedder, packs, images, key_ended=keeper.has_ended)
+    feed = GalleryFeed(database, settings.gallery_tombstones_keep_s)
     return Services(
         settings=settings,
         database=database,
@@ -120,6 +124,7 @@ def build_services(settings: Settings) -> Services:
         ),
         rejections=RejectionService(settings, database, cached, packs),
         duplicates=DuplicateService(settings, database, packs),
+        feed=feed,
         jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
         verification=VerificationService(embedder, packs),
@@ -131,6 +136,7 @@ def build_services(settings: Settings) -> Services:
         audit=AuditLog(settings, database, breaker),
         answers=AnswerSweep(settings, database, breaker),
         session_sweep=SessionSweep(settings, sessions, breaker),
+        gallery_sweep=GallerySweep(settings, feed, breaker),
         streams=StreamServer(settings),
     )
 
@@ -169,6 +175,7 @@ def build_app(settings: Settings) -> OpenAPI:
         duplicates,
         embeddings,
         faces,
+        gallery,
         health,
         imports,
         jobs,
@@ -205,9 +212,9 @@ def build_app(settings: Settings) -> OpenAPI:
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
     _register_keys(app, built)
-    register_sweeps(app, built.answers, built.session_sweep)
+    register_sweeps(app, built.answers, built.session_sweep, built.gallery_sweep)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, references, rejections, duplicates, imports, jobs)
+    galleries = (domains, persons, faces, references, rejections, duplicates, gallery, imports, jobs)
     for module in (
         recognize,
         detect,

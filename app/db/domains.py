@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiKey, AuditChain, Domain, Person
+from app.db.models import ApiKey, AuditChain, Domain, GalleryChange, Person
 from app.db.partitions import create_partition, drop_partition, index_name
 from app.errors import ContractMismatch, DomainExists, DomainNotFound
 from app.names import as_uuid
@@ -209,6 +209,7 @@ def drop_domain(session: Session, domain_id: int) -> None:
         execution_options={"synchronize_session": False},
     )
     drop_partition(session, domain_id)
+    session.execute(delete(GalleryChange).where(GalleryChange.domain_id == domain_id))
     session.execute(delete(Person).where(Person.domain_id == domain_id))
     session.execute(delete(Domain).where(Domain.id == domain_id))
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import delete, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.idempotency import Claim
-from app.db.models import Domain, Erasure, FaceEmbedding, FaceRejection, GalleryTombstone, IdempotentRequest, Person
+from app.db.models import Domain, Erasure, FaceEmbedding, FaceRejection, IdempotentRequest, Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,6 @@ def delete_rejections(session: Session, domain_id: int, person_id: UUID, thresho
         .returning(FaceRejection.id)
     )
     return len(gone.all())
-
-
-def leave_tombstone(session: Session, domain_id: int, person_id: UUID) -> None:
-    """Say that the person was erased, to copies of the gallery."""
-    session.execute(insert(GalleryTombstone).values(domain_id=domain_id, person_id=person_id).on_conflict_do_nothing())
 
 
 def open_erasure(session: Session, erasure: Erasure) -> Erasure:

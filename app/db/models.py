@@ -44,7 +44,7 @@ __all__ = [
     "FaceRejection",
     "FaceSession",
     "FaceSessionFrame",
-    "GalleryTombstone",
+    "GalleryChange",
     "IdempotentFace",
     "IdempotentRequest",
     "Job",
@@ -69,12 +69,15 @@ class Domain(Base):
     `template_count` is kept by `app/db/templates.py` under the domain's row lock; it chooses the way of searching.
     `complete` is false until the first migration of a dataset into it has finished: until then its gallery has gaps.
     `cache_epoch` rises with whatever makes faces that were extracted and kept elsewhere out of date.
+    `gallery_version` rises with every change of the gallery (`GalleryChange`), by triggers; tombstones up to `gallery_pruned`
+    may be gone. A version means something within one `gallery_epoch` alone.
     """
 
     __tablename__ = "domains"
     __table_args__ = (
         CheckConstraint(f"dimension BETWEEN 1 AND {MAX_DIMENSION}", name="dimension"),
         CheckConstraint("template_count >= 0", name="template_count"),
+        CheckConstraint("gallery_pruned BETWEEN 0 AND gallery_version", name="gallery"),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -86,6 +89,9 @@ class Domain(Base):
     template_count: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     complete: Mapped[bool] = mapped_column(server_default=text("true"), default=True)
     cache_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    gallery_epoch: Mapped[UUID] = mapped_column(default=uuid4, server_default=text("gen_random_uuid()"))
+    gallery_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    gallery_pruned: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -200,14 +206,24 @@ class FaceRejection(Base):
     embedding: Mapped[Float32Array] = mapped_column(Embedding)
 
 
-class GalleryTombstone(Base):
-    """That a person was erased: an id, nothing personal. What copies of the gallery have to forget too."""
+class GalleryChange(Base):
+    """When a person's part of the gallery has last changed: a row for everybody who has, or had, templates.
 
-    __tablename__ = "gallery_tombstones"
+    Written by triggers (migration 0006). Of who has no template any more it is the tombstone: an id, nothing personal, which
+    tells copies of the gallery to forget them.
+    """
+
+    __tablename__ = "gallery_changes"
+    __table_args__ = (
+        UniqueConstraint("domain_id", "version", name="gallery_changes_version_key"),
+        Index("gallery_changes_removed_idx", "changed_at", postgresql_where=text("removed")),
+    )
 
     domain_id: Mapped[int] = mapped_column(ForeignKey("domains.id", ondelete="CASCADE"), primary_key=True)
     person_id: Mapped[UUID] = mapped_column(primary_key=True)
-    erased_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    version: Mapped[int] = mapped_column(BigInteger)
+    removed: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Erasure(Base):

@@ -87,6 +87,7 @@ def create_partition(session: Session, domain_id: int, dimension: int) -> None:
         )
         session.execute(text(_wall_sql(domain_id)))
         session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
+        session.execute(text(f"SELECT watch_templates('{table}')"))
         session.execute(text(_create_index_sql(domain_id, dimension)))
         session.execute(text(_no_statistics_sql(domain_id)))
 

@@ -19,6 +19,12 @@ SELECT seen.templates, seen.nearest, seen.rejected, {VALID_NOW_SQL}
 FROM persons AS p CROSS JOIN LATERAL distances_to_person(p.domain_id, p.id, CAST(:probe AS vector)) AS seen
 WHERE p.domain_id = :domain_id AND p.id = :person_id
 """  # noqa: S608 - constants
+_FRAMES_SQL: Final = f"""
+SELECT seen.templates, seen.nearest, seen.rejected, {VALID_NOW_SQL}
+FROM persons AS p JOIN face_session_frames AS f ON f.session_id = :session_id
+CROSS JOIN LATERAL distances_to_person(p.domain_id, p.id, f.embedding) AS seen
+WHERE p.domain_id = :domain_id AND p.id = :person_id ORDER BY f.frame
+"""  # noqa: S608 - constants
 # Of embeddings of another contract the function is called with NULL, and answers nothing.
 _CLAIM_SQL: Final = f"""
 SELECT d.id, d.name, d.contract, d.complete, p.id, p.label, p.display_name, seen.templates, seen.nearest, seen.rejected, p.valid
@@ -81,6 +87,19 @@ def distances_to(session: Session, domain_id: int, person_id: UUID, embedding: F
     with gone_means_deleted():
         row = session.execute(text(_ONE_SQL), values).one_or_none()
     return None if row is None else _distances(*row)
+
+
+def distances_of_frames(
+    session: Session, domain_id: int, person_id: UUID, session_id: UUID
+) -> tuple[PersonDistances, ...]:
+    """Compare the frames that a session keeps with a person as they are now, in the order of the frames.
+
+    Raises:
+        DomainNotFound: it was deleted meanwhile.
+    """
+    values = {"domain_id": domain_id, "person_id": person_id, "session_id": session_id}
+    with gone_means_deleted():
+        return tuple(_distances(*row) for row in session.execute(text(_FRAMES_SQL), values))
 
 
 def claim_person(session: Session, domain: str, label: str, embedding: Float32Array, contract: str) -> Claimed:

@@ -134,13 +134,14 @@ class Database:
             return process.engine
 
     @contextmanager
-    def transaction(self, timeout_s: float | None = None) -> Generator[Session]:
+    def transaction(self, timeout_s: float | None = None, *, wait_s: float | None = None) -> Generator[Session]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
         It sees and changes what `app.tenancy.current_reach` says, and nothing else.
 
         Args:
             timeout_s: limit of each statement in it, where shorter than DB_STATEMENT_TIMEOUT_S.
+            wait_s: limit of the wait for a connection, and for each lock, where shorter than that.
 
         Raises:
             DatabaseBusy: all connections, or whoever acts' share of them, were in use for too long.
@@ -150,11 +151,13 @@ class Database:
             sqlalchemy.exc.IntegrityError: a constraint was violated.
         """
         limit_s, settings = self._limits(timeout_s)
+        if wait_s is not None:
+            settings = settings | {"lock_timeout": f"{max(1, round(wait_s * 1000))}ms"}
         if (unit := current_unit(self)) is not None:
             with translated_errors(), unit.joined(settings) as session:  # with the unit's patience
                 yield session
             return
-        with self._begun(limit_s, settings) as session:
+        with self._begun(limit_s, settings, wait_s) as session:
             yield session
 
     @contextmanager
@@ -268,9 +271,11 @@ class Database:
         return timeout_s, {"statement_timeout": f"{max(1, round(timeout_s * 1000))}ms"}
 
     @contextmanager
-    def _begun(self, limit_s: float | None, settings: dict[str, str]) -> Generator[Session]:
+    def _begun(
+        self, limit_s: float | None, settings: dict[str, str], wait_s: float | None = None
+    ) -> Generator[Session]:
         with (
-            self._place(limit_s),
+            self._place(limit_s if wait_s is None else wait_s),
             translated_errors(),
             patience(None if limit_s is None else limit_s + _GRACE_S),
             Session(self.engine, expire_on_commit=False) as session,

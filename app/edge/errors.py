@@ -12,7 +12,9 @@ EdgeError
 │   ├── MalformedMembers       what it sent is not what was agreed on
 │   └── CacheUnusable          the local file is missing, damaged, of another model or too old
 ├── ConfigError                the file of settings
-├── RecognizeError             the recognition service gave no answer that can be used
+├── RecognizeError             no answer that can be used came of a picture
+│   ├── RecognizeUnavailable   the recognition service does not answer, or says that it cannot now
+│   └── RecognizeRefused       it does not let this controller in, knows no such domain, or takes no such picture
 └── BrokerError                the MQTT broker cannot be reached
 """
 
@@ -66,7 +68,15 @@ class ConfigError(EdgeError):
 
 
 class RecognizeError(EdgeError):
-    """The recognition service gave no answer that can be used."""
+    """No answer that can be used came of a picture."""
+
+
+class RecognizeUnavailable(RecognizeError):
+    """The recognition service does not answer, or says that it cannot now; asking again later may help."""
+
+
+class RecognizeRefused(RecognizeError):
+    """It does not let this controller in, knows no such domain, or takes no such picture; asking again is of no use."""
 
 
 class BrokerError(EdgeError):

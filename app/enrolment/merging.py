@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.audit import record
 from app.db.domains import lock_domain, raise_cache_epoch
 from app.db.job_files import rename_files
-from app.db.models import GalleryTombstone, Person
+from app.db.models import Person
 from app.db.references import move_photos
 from app.db.session import Database
 from app.db.sessions import sessions_follow
@@ -71,10 +71,9 @@ class MergeService:
             move_photos(session, domain_id, source.id, target.id)
             called = [source.label, external_id, str(source_id), *map(str, source.former_ids)]
             rename_files(session, domain_id, called, target.label)
-            sessions_follow(session, domain_id, source.label, source_id, target.id)
+            sessions_follow(session, domain_id, called, source_id, target.id)
             delete_person(session, domain_id, source_id)
             raise_cache_epoch(session, domain_id)
-            session.add(GalleryTombstone(domain_id=domain_id, person_id=source_id))
             target.external_id = target.external_id or external_id
             target.updated_at = func.now()
             session.flush()

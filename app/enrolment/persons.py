@@ -158,7 +158,8 @@ class PersonService:
                 rename_files(session, domain_id, [former_external_id], person.label)
             if person.label != former:
                 rename_files(session, domain_id, [former], person.label)
-                sessions_follow(session, domain_id, former, person.id, person.id)
+            if (person.label, person.external_id) != (former, former_external_id):
+                sessions_follow(session, domain_id, (former, former_external_id), person.id, person.id)
             session.refresh(person)
             info = read(session, person)
             if change.fields:

@@ -113,7 +113,9 @@ class PersonExport:
         )
         yield from _member("rejections", map(_rejection, rejections))
         yield from _member("reference_photos", self._photos(session, domain, person, pictures))
-        sessions = session.scalars(select_sessions(domain.id, person.id, person.label))
+        sessions = session.scalars(
+            select_sessions(domain.id, person.id, filter(None, (person.label, person.external_id, str(person.id))))
+        )
         yield from _member("sessions", (_session(session, row) for row in sessions))
         names = [person.label, *filter(None, [person.external_id]), str(person.id), *map(str, person.former_ids)]
         yield from _member("import_files", map(_file, files_of(session, domain.id, names)))

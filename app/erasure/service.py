@@ -19,7 +19,6 @@ from app.db.erasures import (
     Wanted,
     delete_rejections,
     labels_in_use,
-    leave_tombstone,
     open_erasure,
     settle,
     unfinished,
@@ -191,22 +190,19 @@ class ErasureService:
             person.display_name,
             *([person.external_id] if person.external_id else []),
         ]
-        wanted = Wanted(person.id, frozenset(names))
+        wanted, written = Wanted(person.id, frozenset(names)), _written_names(person, others)
         belongs = (FaceEmbedding.domain_id == domain.id, FaceEmbedding.person_id == person.id)
         counts = {
             "templates": session.scalar(select(func.count()).select_from(FaceEmbedding).where(*belongs)) or 0,
             "rejections": delete_rejections(session, domain.id, person.id, self._threshold(domain.model)),
             "reference_photos": photo_counts(session, domain.id, person.id).total,
-            "sessions": erase_sessions(
-                session, domain.id, person.id, (label for label in labels if label not in others)
-            ),
+            "sessions": erase_sessions(session, domain.id, person.id, written),
             "kept_answers": erase_answers(session, domain.id, wanted),
         }
-        counts["job_files"] = forget_files(session, domain.id, _file_labels(person, others))
+        counts["job_files"] = forget_files(session, domain.id, written)
         close_requests(session, domain.id, person.id)
         delete_person(session, domain.id, person.id)
         raise_cache_epoch(session, domain.id)
-        leave_tombstone(session, domain.id, person.id)
         subject = Subject(domain.name, domain.uid, person.id, labels, tuple(person.former_ids))
         note = self._open(session, domain.id, subject, counts, self._places, claim)
         record(session, "person.erased", domain_id=domain.id, persons=[person.id], **details_of(note))
@@ -332,8 +328,8 @@ class ErasureService:
             return _SAME
 
 
-def _file_labels(person: Person, others: frozenset[str]) -> list[str]:
-    """What files of imports may call the person; `others` are labels that are somebody else's by now."""
+def _written_names(person: Person, others: frozenset[str]) -> list[str]:
+    """What files of imports, and sessions, may call the person; `others` are labels that are somebody else's by now."""
     labels = [person.label, *(label for label in person.former_labels if label not in others)]
     return [
         *labels,

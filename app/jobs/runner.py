@@ -57,7 +57,7 @@ class Runner:
     """Runs attempts, each in the thread that calls it; several at a time.
 
     Args:
-        services: makes the services, in the first job's thread.
+        services: makes the services, in the first thread that needs them.
         stopping: set when the process is to end: jobs are handed back between two things they do.
     """
 

@@ -163,7 +163,7 @@ class JobsWorker:
         return run_job
 
     async def _rescue(self, queue: Queue) -> None:
-        """Hand out again what silent workers have and what the queue has lost, and delete jobs that ended long ago."""
+        """Hand out again what silent workers have and what the queue has lost, and delete what is kept only for a time."""
         stalled_s = self._settings.jobs_stalled_s
         loop = asyncio.get_running_loop()
         sweep_at_s = loop.time()
@@ -176,12 +176,19 @@ class JobsWorker:
                             "[JOBS] A job whose worker has gone is taken up again", job=job.task_kwargs.get("job")
                         )
                 await asyncio.to_thread(self._recover)
+                await asyncio.to_thread(self._sweep_with_the_web)
                 if loop.time() >= sweep_at_s:
                     sweep_at_s = loop.time() + _SWEEP_EVERY_S
                     await asyncio.to_thread(self._sweep)
             except _Lost as error:  # the worker itself notices, and begins anew
                 log.debug("[JOBS] Not looked for stalled jobs", reason=str(error))
             await asyncio.sleep(stalled_s / 5)
+
+    def _sweep_with_the_web(self) -> None:
+        """What web processes sweep after an answer goes in time where nobody asks them anything, too; once a minute."""
+        services = self._runner.services
+        for sweep in (services.answers, services.session_sweep):
+            sweep.sweep_when_due()
 
     def _recover(self) -> None:
         with acting(everything(CLIENT)), self._runner.services.database.transaction() as session:

@@ -23,6 +23,9 @@ class Scope(StrEnum):
     EMBED = "embed"
     """Detect faces and see their embeddings: a face can be drawn anew from one."""
 
+    GALLERY = "gallery"
+    """Copy a domain's gallery and follow its changes: everybody's templates, names and locks, for recognition elsewhere."""
+
     ADMIN = "admin"
     """Manage keys, read the audit, export persons; with every domain within reach: make and delete domains, operate."""
 

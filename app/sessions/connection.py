@@ -31,6 +31,8 @@ RESERVED_FRAMES: Final = 8
 
 # For a statement, where the pool has used up the frame's time: what it has found is not thrown away for that.
 _LEAST_TIME_S: Final = 0.5
+# For a connection, and for each lock: whoever has the domain locked does not hold the threads that other domains' frames need.
+_WAIT_S: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,29 @@ class Connection:
         self.used = opened.used
         self.reserved = opened.row.frames
         self.ends = Deadline.after(opened.remaining_s)
-        self.deadline = NO_DEADLINE  # of the frame that is looked at
+        self._deadline = NO_DEADLINE  # of what is asked now
+
+    @contextmanager
+    def within(self, deadline: Deadline) -> Generator[None]:
+        """In the block, the database is asked until then, and short of that not waited for long."""
+        self._deadline = deadline
+        try:
+            yield
+        finally:
+            self._deadline = NO_DEADLINE
+
+    @contextmanager
+    def asking(self) -> Generator[Session]:
+        """A transaction within the client's reach.
+
+        Raises:
+            DatabaseError: nothing was stored.
+        """
+        bounded = self._deadline is not NO_DEADLINE
+        limit_s = max(_LEAST_TIME_S, self._deadline.remaining_s()) if bounded else None
+        wait_s = _WAIT_S if bounded else None
+        with acting(self.opened.reach), self.tools.database.transaction(limit_s, wait_s=wait_s) as session:
+            yield session
 
     @contextmanager
     def writing(
@@ -123,7 +147,7 @@ class Connection:
             DatabaseError: nothing was stored.
         """
         try:
-            with acting(self.opened.reach), self.tools.database.transaction(self._limit_s()) as session:
+            with self.asking() as session:
                 if domain_first is not None:
                     domain_first(session)
                 row = rows.lock_session(session, self.id, self.opened.row.connection)
@@ -136,9 +160,6 @@ class Connection:
         except (SessionExpired, SessionKeyEnded) as ended:
             self.tools.end_undecided(self.id, ended)
             raise
-
-    def _limit_s(self) -> float | None:
-        return None if self.deadline is NO_DEADLINE else max(_LEAST_TIME_S, self.deadline.remaining_s())
 
     def check(self) -> None:
         """Before a frame costs a worker. Asks the database only where a key may have ended, or all reserved frames are used.

@@ -1,8 +1,11 @@
 """Whether the frames of a verification show the person. Pure.
 
 The statistic is the mean, over the good frames so far, of the frame's distance to the nearest of the person's templates. It is
-looked at after `min_frames` frames, after twice as many, and so on, and at the end; it accepts where it is within the distance
-that the stated rate of false matches, divided by the number of looks, allows a single frame.
+looked at after `min_frames` good frames, after twice as many, and so on, and after `max_frames` of them; it accepts where it is
+within the distance that the stated rate of false matches, divided by the number of looks, allows a single frame.
+
+Nothing else accepts, the end neither: the sender sees the mean after each frame, and can bring the end about after any of them,
+by saying so or by frames that are no good. A look at a number of frames that they choose would be a look at each.
 
 What the rate means: frames of one stream resemble each other. Were they all alike, each look would be a look at one frame,
 wrong as often as a single one is; the less they are alike, the more rarely is the mean of an impostor's as low. So each look is
@@ -28,7 +31,7 @@ class Verdict(StrEnum):
     """It has come to its end and was not accepted, or cannot be any more."""
 
     TOO_FEW = "too_few_frames"
-    """There are no more frames, and none of them was good."""
+    """There are no more frames, and fewer good ones than the first look needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +66,20 @@ class Evidence:
 
         It is rejected early only where nothing that may still come could change that: distances are not below 0.
         """
-        if frames_left <= 0:
+        if frames_left <= 0 or self._accepts:
             return self.final
-        if self.frames in looks(self.limits) and self._accepts:
-            return Verdict.ACCEPTED
         return Verdict.REJECTED if self.total > self.threshold * (self.frames + frames_left) else Verdict.OPEN
 
     @property
     def final(self) -> Verdict:
         """What it comes to where there are no more frames."""
-        if not self.frames:
+        if self.frames < (self.limits.min_frames or 1):
             return Verdict.TOO_FEW
         return Verdict.ACCEPTED if self._accepts else Verdict.REJECTED
 
     @property
     def _accepts(self) -> bool:
-        return self.frames > 0 and self.total <= self.threshold * self.frames
+        return self.frames in looks(self.limits) and self.total <= self.threshold * self.frames
 
     def to_json(self) -> dict[str, Any]:
         """What `restored` takes."""
@@ -92,8 +93,8 @@ class Evidence:
 
 
 def looks(limits: SessionLimits) -> frozenset[int]:
-    """After how many good frames the mean is looked at, but for the look at the end."""
-    at, counts = limits.min_frames or 1, set[int]()
+    """After how many good frames the mean is looked at."""
+    at, counts = limits.min_frames or 1, {limits.max_frames}
     while at < limits.max_frames:
         counts.add(at)
         at *= 2
@@ -102,4 +103,4 @@ def looks(limits: SessionLimits) -> frozenset[int]:
 
 def threshold_of(limits: SessionLimits, calibration: Calibration) -> float:
     """The largest mean distance that is accepted, 0 or less where the rate cannot be promised: at most the pack's threshold."""
-    return calibration.distance_at((limits.false_match_rate or 1e-3) / (len(looks(limits)) + 1))
+    return calibration.distance_at((limits.false_match_rate or 1e-3) / len(looks(limits)))

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 from app.audit import record
 from app.db.domains import lock_domain
 from app.db.models import Domain, Person
+from app.db.neighbours import distance_to_person
 from app.db.session_models import FaceSession, FaceSessionFrame
+from app.db.sessions import pictures_of
 from app.enrolment.images import PlacedPicture
 from app.enrolment.lookup import find_person_or_none
 from app.enrolment.persons import add_person
@@ -21,7 +23,6 @@ from app.sessions import rows
 from app.sessions.connection import Connection, GoodFrame
 from app.sessions.frames import Reason
 from app.sessions.picking import Kept, Outcome, Picks
-from app.tenancy import acting
 from app.vision.faces import Box, Face, FaceQuality
 from app.vision.packs import PackManifest
 
@@ -68,6 +69,8 @@ class Enrolment:
                 with self._connection.writing() as (session, row):
                     session.add_all(fresh.values())
                     row.progress = self._stored(picks)
+        for kept in fresh.values():
+            kept.picture = None  # the database has it; a stream holds none of them
         self._picks, self._rows = picks, self._rows | fresh
         return reason, result
 
@@ -114,11 +117,10 @@ class Enrolment:
             domain.append(lock_domain(session, opened.domain.id, contract=opened.domain.contract))
 
         # In this order: a transaction that cannot commit takes the pictures along.
-        with ExitStack() as staged, acting(opened.reach):
+        with ExitStack() as staged:
             pictures = {
-                frame.frame: staged.enter_context(connection.tools.images.staged(opened.domain.uid, frame.picture))
-                for frame in chosen
-                if frame.picture is not None
+                number: staged.enter_context(connection.tools.images.staged(opened.domain.uid, picture))
+                for number, picture in self._pictures(chosen, last).items()
             }
             with connection.writing(domain_first=lock) as (session, row):
                 result = self._store(session, row, domain[0], chosen, pictures)
@@ -126,6 +128,16 @@ class Enrolment:
                 rows.end_session(session, row, "succeeded" if result["outcome"] == "enrolled" else "failed", result)
                 _note(session, row, result)
         return result | {"person": connection.opened.label}
+
+    def _pictures(self, chosen: list[FaceSessionFrame], last: GoodFrame | None) -> dict[int, bytes]:
+        """Of the chosen frames; read only now, and that of the last one, which is in the database not yet, not at all."""
+        if not self._connection.tools.settings.store_images:
+            return {}
+        fresh = {} if last is None else {last.number: last.picture}
+        numbers = [frame.frame for frame in chosen]
+        with self._connection.asking() as session:
+            kept = pictures_of(session, self._connection.id, set(numbers) - set(fresh))
+        return {number: picture for number, picture in (kept | fresh).items() if number in numbers}
 
     def _store(
         self,
@@ -135,14 +147,20 @@ class Enrolment:
         chosen: list[FaceSessionFrame],
         pictures: dict[int, PlacedPicture],
     ) -> dict[str, Any]:
-        """The chosen frames as templates, under the domain's lock."""
+        """The chosen frames as templates, under the domain's lock.
+
+        None of them where the person has got templates since which the frames were not compared with, of another face.
+        """
         person, new = self._person(session, row, domain)
+        if not new and self._is_another(session, domain, person, chosen):
+            return {"outcome": "not_enrolled", "reason": Reason.ANOTHER_PERSON.value, "templates": 0, "duplicates": 0}
         faces: list[UUID] = []
+        warnings: list[dict[str, str]] = []
         for frame in chosen:
             picture = pictures.get(frame.frame)
             try:
                 with session.begin_nested():
-                    template, _ = store_face(
+                    template, resembled = store_face(
                         session,
                         self._connection.tools.settings,
                         domain,
@@ -160,11 +178,17 @@ class Enrolment:
             if picture is not None:
                 picture.place(person.id, template.id)
             faces.append(template.id)
+            warnings += [{"face": str(template.id), "code": one.code.value} for one in resembled]
         counts = {"templates": len(faces), "duplicates": len(chosen) - len(faces)}
         if not faces:
             return {"outcome": "not_enrolled", "reason": DuplicateFace.code, **counts}
         row.person_id = person.id
-        return {"outcome": "enrolled", "new_person": new, "faces": [str(face) for face in faces], **counts}
+        told = {"new_person": new, "faces": [str(face) for face in faces], "warnings": warnings}
+        return {"outcome": "enrolled", **told, **counts}
+
+    def _is_another(self, session: Session, domain: Domain, person: Person, chosen: list[FaceSessionFrame]) -> bool:
+        distances = (distance_to_person(session, domain.id, person.id, frame.embedding) for frame in chosen)
+        return any(distance is not None and distance > self._manifest.calibration.threshold for distance in distances)
 
     def _person(self, session: Session, row: FaceSession, domain: Domain) -> tuple[Person, bool]:
         """Whose templates they become, and whether the person is new. With the person, the session would be gone too."""

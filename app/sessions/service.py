@@ -10,6 +10,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit import record
@@ -22,9 +23,11 @@ from app.embedder.client import EmbedderClient
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import find_domain, find_person, find_person_or_none
 from app.errors import (
+    DomainNotFound,
     InvalidRequest,
     NoTemplates,
     NotTheSessionsKey,
+    PersonNotFound,
     SessionExpired,
     SessionKeyEnded,
     TooManySessions,
@@ -92,7 +95,7 @@ class SessionService:
 
         Raises:
             InvalidName, InvalidRequest: the label, or a limit, cannot be.
-            DomainNotFound, PersonNotFound: as their names say; the latter of a verification only.
+            DomainNotFound, PersonNotFound: as their names say; the latter of a verification, or of somebody erased meanwhile.
             NoTemplates: nothing to verify against.
             UnknownModel: the domain's model is not installed.
             TooManySessions: the domain has `MAX_OPEN`.
@@ -117,7 +120,7 @@ class SessionService:
                 expires_at=func.statement_timestamp() + timedelta(seconds=bounds.expires_in_s),
             )
             session.add(row)
-            session.flush()
+            _flush(session)
             persons = [] if person is None else [person.id]
             record(session, "session.created", domain_id=found.id, persons=persons, face_session=str(row.id), kind=kind)
             info = rows.read_session(session, row.id)
@@ -150,7 +153,14 @@ class SessionService:
                 record(session, "session.cancelled", domain_id=row.domain_id, face_session=str(row.id))
             return rows.read_session(session, wanted)
 
-    def open_stream(self, session_id: str | UUID, token: str | None, client: str | None = None) -> SessionStream:
+    def open_stream(
+        self,
+        session_id: str | UUID,
+        token: str | None,
+        client: str | None = None,
+        *,
+        admit: Callable[[Reach, UUID], None] = lambda _reach, _session_id: None,
+    ) -> SessionStream:
         """Go on with a session; the connection that did so before may store nothing more.
 
         It needs no reach: the token says that the caller may. The stream acts for the client that made the session.
@@ -158,6 +168,8 @@ class SessionService:
         Args:
             token: as `create` gave it.
             client: whose key was shown along with it, where one was.
+            admit: called with the stream's reach and its session's id once all else is well; where it raises, nothing has
+                happened, and the connection before goes on.
 
         Raises:
             SessionNotFound: there is none.
@@ -175,6 +187,7 @@ class SessionService:
                 used = row.frames
                 row.frames = min(used + RESERVED_FRAMES, int(row.limits["max_frames"]))
                 opened = _opened(session, row, used)
+                admit(opened.reach, row.id)
         except (SessionExpired, SessionKeyEnded) as ended:
             self._tools.end_undecided(wanted, ended)
             raise
@@ -204,7 +217,8 @@ class SessionService:
             )
 
     def _entered(self, session: Session, wanted: UUID | None, token: str | None, client: str | None) -> FaceSession:
-        row = None if wanted is None else session.get(FaceSession, wanted, with_for_update=True)
+        # Not locked yet: whoever guesses tokens holds up nobody.
+        row = None if wanted is None else session.get(FaceSession, wanted)
         # As long for a session that there is not.
         if not hmac.compare_digest(_digest(token or ""), row.token_sha256 if row else bytes(32)) and row is not None:
             raise WrongSessionToken("The token is not this session's; it was told when the session was made.")
@@ -247,6 +261,21 @@ def _person(session: Session, domain_id: int, label: str, kind: Kind) -> Person 
     if session.scalars(query.limit(1)).first() is None:
         raise NoTemplates("This person has no enrolled face to compare with.")
     return person
+
+
+def _flush(session: Session) -> None:
+    """Store a new session.
+
+    Raises:
+        PersonNotFound, DomainNotFound: deleted since it was found.
+    """
+    try:
+        session.flush()
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        if constraint == "face_sessions_person_fkey":
+            raise PersonNotFound("The person was deleted.") from error
+        raise DomainNotFound("The domain was deleted.") from error
 
 
 def _id(session_id: str | UUID) -> UUID | None:

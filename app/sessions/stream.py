@@ -105,17 +105,15 @@ class SessionStream:
             ContractMismatch: the pool's model is not the domain's.
         """
         self._refuse_when_over()
-        self._connection.deadline = deadline
         try:
-            self._connection.check()
-            if not self.frames_left:
-                return self._frame(frame, None, (), {}) | self._told(self._task.finish())
-            return self._look(picture, frame, deadline)
+            with self._connection.within(deadline):
+                self._connection.check()
+                if not self.frames_left:
+                    return self._frame(frame, None, (), {}) | self._told(self._task.finish())
+                return self._look(picture, frame, deadline)
         except (EmbedderError, DatabaseError, StorageError) as error:
             log.info(f"[SESSION] A frame was dropped: {error.code}", session=str(self.id))
             return self.drop(frame, error.code)
-        finally:
-            self._connection.deadline = NO_DEADLINE
 
     def drop(self, frame: int, reason: str) -> dict[str, Any]:
         """The answer to a frame that is not looked at; it is none of the session's limit."""
@@ -129,16 +127,17 @@ class SessionStream:
             **self._standing(),
         }
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, *, deadline: Deadline = NO_DEADLINE) -> dict[str, Any]:
         """Decide now: there are no more frames.
 
         Raises:
             DatabaseError, StorageError: nothing is decided; it may be tried again.
         """
         self._refuse_when_over()
-        return {"type": "result", **self._standing()} | self._told(self._task.finish())
+        with self._connection.within(deadline):
+            return {"type": "result", **self._standing()} | self._told(self._task.finish())
 
-    def cancel(self) -> dict[str, Any]:
+    def cancel(self, *, deadline: Deadline = NO_DEADLINE) -> dict[str, Any]:
         """End it undecided: the client wants no result.
 
         Raises:
@@ -146,15 +145,16 @@ class SessionStream:
         """
         self._refuse_when_over()
         result = {"outcome": "cancelled"}
-        with self._connection.writing() as (session, row):
+        with self._connection.within(deadline), self._connection.writing() as (session, row):
             rows.end_session(session, row, "cancelled", result)
             record(session, "session.cancelled", domain_id=row.domain_id, face_session=str(row.id))
         return {"type": "result", **self._standing()} | self._told(result)
 
-    def close(self) -> None:
+    def close(self, *, deadline: Deadline = NO_DEADLINE) -> None:
         """The connection is gone. A session that is not decided may be gone on with until it expires."""
         if not self._over:
-            self._connection.close()
+            with self._connection.within(deadline):
+                self._connection.close()
 
     def _look(self, picture: bytes, frame: int, deadline: Deadline) -> dict[str, Any]:
         connection = self._connection
@@ -186,7 +186,7 @@ class SessionStream:
                 deadline=min(deadline, self._connection.ends, key=lambda one: one.at_s),
                 embed="largest",
                 request_id=str(self.id),
-                client=f"session:{self.id}",
+                client=f"sessions:{self._connection.opened.domain.id}",  # the domain's have one share between them
                 model=self._connection.opened.domain.model,
                 background=True,
             )
@@ -222,7 +222,8 @@ class SessionStream:
     def _told(self, result: dict[str, Any]) -> dict[str, Any]:
         self._over = True
         log.info(f"[SESSION] {result['outcome']}", session=str(self.id))
-        return {"result": result}
+        # Whoever holds the token is not told whom the faces resemble.
+        return {"result": {name: value for name, value in result.items() if name != "warnings"}}
 
     def _refuse_when_over(self) -> None:
         if self._over:

@@ -12,7 +12,8 @@ import structlog
 from app.deadline import Deadline
 from app.errors import EmptyUpload, FacedexError, InvalidRequest
 from app.streaming.closing import Closing, closing_of
-from app.streaming.metrics import CLOSED, observe_answer
+from app.streaming.line import Line
+from app.streaming.metrics import CLOSED, FRAMES, observe_answer
 from app.streaming.rates import Budget
 from app.streaming.session import Streamed
 from app.streaming.wire import Wire
@@ -25,6 +26,8 @@ log = structlog.stdlib.get_logger("facedex.streaming")
 # A frame that has waited longer shows what is no more.
 _FRAME_MAX_AGE_S: Final = 2.0
 _LOOK_WITHIN_S: Final = 4.0
+# A result, an end, a goodbye: what is not done by then may be said again, or is done by the sweep.
+_SAY_WITHIN_S: Final = 4.0
 _COMMAND_MAX_BYTES: Final = 4096
 _BAD_MESSAGES: Final = 5
 
@@ -44,9 +47,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Who may look at a frame now: so many streams at once as there are threads, the others in line, each once."""
+    """Who may look at a frame now: so many streams at once as there are threads, the others in line, domain by domain."""
 
-    line: asyncio.Semaphore
+    line: Line
     threads: Executor
 
 
@@ -69,10 +72,12 @@ class Dialogue:
         self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._rate = Budget(limits.fps, self._loop.time)
+        self._complaints = Budget(limits.fps, self._loop.time)
+        self._unsaid: _Frame | None = None
         self._wire: Wire | None = None
         self._to_do = asyncio.Event()
         self._waiting: _Frame | None = None
-        self._last_word: Callable[[], dict[str, Any]] | None = None
+        self._last_word: Callable[..., dict[str, Any]] | None = None
         self._frames = 0
         self._bad = 0
         self._closing: Closing | None = None
@@ -115,7 +120,7 @@ class Dialogue:
                 await self._to_do.wait()
                 self._to_do.clear()
                 while self._has_work():
-                    async with self._turns.line:
+                    async with self._turns.line.turn(self._who):
                         await self._take_turn()
         except Exception as error:
             log.error("[STREAM] Unexpected exception", exc_info=error, session=str(self._streamed.id))
@@ -128,7 +133,8 @@ class Dialogue:
             CLOSED.labels(code).inc()
             told = {"session": str(self._streamed.id), "request_id": self._streamed.request_id}
             log.info("[STREAM] Closed", code=code, frames=self._frames, **told)
-            await self._in_thread(self._streamed.session.close)
+            async with self._turns.line.turn(self._who):
+                await self._in_thread(lambda: self._streamed.session.close(deadline=Deadline.after(_SAY_WITHIN_S)))
 
     def end(self, closing: Closing, reason: str = "") -> None:
         """Close the stream; what waits is not looked at."""
@@ -136,6 +142,10 @@ class Dialogue:
         self._waiting = self._last_word = None
         if self._wire is not None:
             self._wire.close(closing, reason)
+
+    @property
+    def _who(self) -> str:
+        return self._streamed.reach.as_setting
 
     def _has_work(self) -> bool:
         is_open = self._wire is not None and self._wire.is_open
@@ -148,7 +158,7 @@ class Dialogue:
                 await self._look(frame)
             elif self._last_word is not None:
                 say, self._last_word = self._last_word, None
-                self._conclude(await self._in_thread(say))
+                self._conclude(await self._in_thread(lambda: say(deadline=Deadline.after(_SAY_WITHIN_S))))
         except FacedexError as error:
             self._on_error(error, frame)
 
@@ -190,7 +200,7 @@ class Dialogue:
         if self._last_word is not None:
             self._drop(frame, "finished")
         elif not self._rate.take():
-            self._drop(frame, "rate")
+            self._complain(frame)
         else:
             if self._waiting is not None:
                 self._drop(self._waiting, "superseded")
@@ -234,6 +244,22 @@ class Dialogue:
         observe_answer(answer, self._loop.time() - frame.came_s)
         if self._wire is not None and not self._wire.is_behind:
             self._wire.send(answer)
+
+    def _complain(self, frame: _Frame) -> None:
+        """Drop a frame that came too soon: so many a second are told at once, of the others the newest a little later."""
+        if self._unsaid is None and (wait_s := self._complaints.owe(1.0)) <= 0:
+            self._drop(frame, "rate")
+            return
+        if self._unsaid is None:
+            self._timers["complaint"] = self._loop.call_later(wait_s, self._complain_now)
+        else:
+            FRAMES.labels("dropped_rate").inc()
+        self._unsaid = frame
+
+    def _complain_now(self) -> None:
+        frame, self._unsaid = self._unsaid, None
+        if frame is not None:
+            self._drop(frame, "rate")
 
     def _tell(self, code: str, detail: str) -> None:
         if self._wire is not None:

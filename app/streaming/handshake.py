@@ -67,14 +67,14 @@ def check_origin(origin: str | None, host: str, allowed: Iterable[str]) -> None:
     """
     if origin is None or origin.lower() in allowed:
         return
-    parts = urlsplit(origin.lower())
     try:
+        parts = urlsplit(origin.lower())
         asked = urlsplit(f"//{host.lower()}")
         port = _DEFAULT_PORTS.get(parts.scheme)
         # Not the scheme: a proxy before the service may have ended TLS.
         if parts.hostname and (parts.hostname, parts.port or port) == (asked.hostname, asked.port or port):
             return
-    except ValueError:  # a port that is none
+    except ValueError:  # a port that is none, a bracket without its other
         pass
     raise OriginNotAllowed("Pages of this origin may not open streams here (ALLOWED_ORIGINS).")
 

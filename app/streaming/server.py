@@ -11,10 +11,12 @@ from uuid import UUID
 import structlog
 
 from app.config import Settings
+from app.deadline import Deadline
 from app.errors import StreamsUnavailable
 from app.streaming.closing import Closing
 from app.streaming.dialogue import Dialogue, Limits, Turns
 from app.streaming.handshake import Opened
+from app.streaming.line import Line
 from app.streaming.places import Place, Places
 from app.streaming.session import Streamed
 from app.streaming.wire import Wire
@@ -22,9 +24,13 @@ from app.tenancy import acting
 
 log = structlog.stdlib.get_logger("facedex.streaming")
 
-# Threads that look at frames: they wait for the pool, which has a queue of its own for them.
-_THREADS_MIN: Final = 2
-_THREADS_MAX: Final = 8
+# Threads that look at frames: they wait for the pool, which has a queue of its own for them. Twice as many as the pool has
+# workers: one domain has half of them at most.
+_THREADS_MIN: Final = 4
+_THREADS_MAX: Final = 16
+# Of the frames that are looked at: what comes beyond that is not read before its time, however small it is.
+_MESSAGES_PER_FRAME: Final = 4.0
+_MESSAGES_MIN_PER_S: Final = 10.0
 _THREAD_ENDS_WITHIN_S: Final = 2.0
 # Of the kernel, which would keep megabytes for a client that reads nothing.
 _SEND_BUFFER_BYTES: Final = 64 * 1024
@@ -36,7 +42,8 @@ class StreamServer:
     def __init__(self, settings: Settings) -> None:
         self._limits = Limits(settings.session_max_fps, settings.session_idle_s)
         self._bytes_per_s = settings.session_max_fps * settings.session_max_frame_bytes
-        self._threads = min(_THREADS_MAX, max(_THREADS_MIN, settings.embedder_workers))
+        self._messages_per_s = max(_MESSAGES_MIN_PER_S, _MESSAGES_PER_FRAME * settings.session_max_fps)
+        self._threads = min(_THREADS_MAX, max(_THREADS_MIN, 2 * settings.embedder_workers))
         self._places = Places(settings.session_max_streams)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,7 +75,7 @@ class StreamServer:
             connection.close()
             place.release()
             with acting(streamed.reach):
-                streamed.session.close()
+                streamed.session.close(deadline=Deadline.after(_THREAD_ENDS_WITHIN_S))
             return
         asyncio.run_coroutine_threadsafe(self._serve(connection, opened, streamed, place), loop)
 
@@ -99,7 +106,7 @@ class StreamServer:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threads = ThreadPoolExecutor(self._threads, thread_name_prefix="frames")
-                self._turns = Turns(asyncio.Semaphore(self._threads), threads)
+                self._turns = Turns(Line(self._threads), threads)
                 self._thread = threading.Thread(
                     target=self._run, args=(self._loop, threads), name="streams", daemon=True
                 )
@@ -125,7 +132,8 @@ class StreamServer:
             if (older := self._newest.get(streamed.id)) is not None:
                 older.end(Closing.TAKEN_OVER, "a newer connection streams to this session")
             self._newest[streamed.id] = dialogue
-            await self._connect(connection, Wire(opened, dialogue, bytes_per_s=self._bytes_per_s), dialogue)
+            wire = Wire(opened, dialogue, bytes_per_s=self._bytes_per_s, messages_per_s=self._messages_per_s)
+            await self._connect(connection, wire, dialogue)
             if self._stopping:
                 dialogue.end(Closing.RESTART, "service restart")
             await dialogue.serve()

@@ -23,7 +23,7 @@ class StreamedSession(Protocol):
         """The answer to a frame that is not looked at. Waits for nothing: it is asked in the loop's own thread."""
         ...
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, *, deadline: Deadline) -> dict[str, Any]:
         """There are no more frames: the result.
 
         Raises:
@@ -31,7 +31,7 @@ class StreamedSession(Protocol):
         """
         ...
 
-    def cancel(self) -> dict[str, Any]:
+    def cancel(self, *, deadline: Deadline) -> dict[str, Any]:
         """The client wants no result.
 
         Raises:
@@ -39,7 +39,7 @@ class StreamedSession(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    def close(self, *, deadline: Deadline) -> None:
         """The connection is gone; the session may be resumed."""
         ...
 
@@ -50,8 +50,7 @@ class Streamed:
 
     Attributes:
         id: the session's.
-        client: whose it is: the key that has created it.
-        reach: of whoever looks at its frames: its own domain.
+        reach: of whoever looks at its frames: the key that has created it, within its own domain.
         remaining_s: until it ends undecided.
         greeting: the first message.
         session: this connection to it.
@@ -59,7 +58,6 @@ class Streamed:
     """
 
     id: UUID
-    client: str
     reach: Reach
     remaining_s: float
     greeting: dict[str, Any]

@@ -51,17 +51,19 @@ class Wire(asyncio.Protocol):
     Args:
         opened: the handshake.
         receiver: told of messages.
-        bytes_per_s: what the client may send; more waits in its own buffers.
+        bytes_per_s, messages_per_s: what the client may send; more waits in its own buffers.
 
     Attributes:
         gave_up: whether the client was given up: it reads nothing, or does not answer pings.
     """
 
-    def __init__(self, opened: Opened, receiver: Receiver, *, bytes_per_s: float) -> None:
+    def __init__(self, opened: Opened, receiver: Receiver, *, bytes_per_s: float, messages_per_s: float) -> None:
         self._protocol = opened.protocol
         self._answer = opened.answer
         self._receiver = receiver
         self._bytes = Budget(bytes_per_s)
+        self._messages = Budget(messages_per_s)
+        self._new_messages = 0
         self._frames = Budget(_WIRE_FRAMES_PER_S)
         self._loop = asyncio.get_running_loop()
         self._heard_s = self._loop.time()
@@ -119,7 +121,9 @@ class Wire(asyncio.Protocol):
             for event in self._protocol.events_received():
                 if self.is_open and isinstance(event, Frame):
                     self._on_frame(event)
-        if self.is_open and (wait_s := self._bytes.owe(len(data))):
+        messages, self._new_messages = self._new_messages, 0
+        wait_s = max(self._bytes.owe(len(data)), self._messages.owe(messages))
+        if self.is_open and wait_s:
             self._hold_back("rate")
             self._after(wait_s, "rate", lambda: self._let_go("rate"))
 
@@ -151,14 +155,18 @@ class Wire(asyncio.Protocol):
         elif frame.opcode in (TEXT, BINARY):
             self._is_text = frame.opcode is TEXT
             if frame.fin:
-                self._receiver.on_message(bytes(frame.data), is_text=self._is_text)
+                self._on_message(bytes(frame.data))
             else:
                 self._fragments = bytearray(frame.data)
         elif frame.opcode is CONT:
             self._fragments += frame.data  # the protocol has bounded their sum
             if frame.fin:
                 whole, self._fragments = bytes(self._fragments), bytearray()
-                self._receiver.on_message(whole, is_text=self._is_text)
+                self._on_message(whole)
+
+    def _on_message(self, data: bytes) -> None:
+        self._new_messages += 1
+        self._receiver.on_message(data, is_text=self._is_text)
 
     def _flush(self) -> None:
         assert self._transport is not None

@@ -37,7 +37,6 @@ def _fill(session, domain_id: int, name: str) -> None:
     for statement in (
         "INSERT INTO face_rejections (domain_id, person_id, image_sha256, created_by, embedding)"
         " SELECT domain_id, person_id, '\\x01', 'x', embedding FROM face_embeddings WHERE domain_id = :domain LIMIT 1",
-        "INSERT INTO gallery_tombstones (domain_id, person_id) VALUES (:domain, :uuid)",
         "INSERT INTO erasures (domain_id, domain_name, requested_by, pending) VALUES (:domain, :name, 'x', '{pictures}')",
         "INSERT INTO migration_runs (domain_id, source_name, source_sha256, mode) VALUES (:domain, 'x', '\\x01', 'copy')",
         "INSERT INTO api_keys (prefix, digest, name, scopes, domains, created_by) VALUES"

@@ -25,7 +25,8 @@ def counted(office: Office) -> tuple[int, int]:
 
 def tombstones(office: Office) -> list[object]:
     with office.database.transaction() as session:
-        return list(session.scalars(text("SELECT person_id FROM gallery_tombstones ORDER BY erased_at")))
+        query = "SELECT person_id FROM gallery_changes WHERE person_id NOT IN (SELECT id FROM persons) ORDER BY version"
+        return list(session.scalars(text(query)))
 
 
 def test_faces_move_and_the_other_person_is_gone(office: Office) -> None:

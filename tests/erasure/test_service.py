@@ -27,7 +27,7 @@ from app.datasets.store import DatasetStore
 from app.db.domains import Gallery, create_domain, find_domain, load_gallery, lock_domain
 from app.db.job_files import NewFile, store_files
 from app.db.jobs import enqueue
-from app.db.models import Erasure, FaceRejection, GalleryTombstone, IdempotentRequest, Person
+from app.db.models import Erasure, FaceRejection, GalleryChange, IdempotentRequest, Person
 from app.db.session import Database
 from app.db.session_models import FaceSession
 from app.db.templates import insert_templates
@@ -98,7 +98,8 @@ def test_everything_of_the_person_goes_and_a_receipt_comes(
     assert len(files(storage)) == 2
     with database.transaction() as session:
         assert load_gallery(session, "people").template_count == 2
-        assert session.get(GalleryTombstone, (people.domain_id, erased)) is not None
+        tombstone = session.get_one(GalleryChange, (people.domain_id, erased))
+        assert tombstone.version == session.scalar(text("SELECT gallery_version FROM domains"))
         note = session.get_one(Erasure, receipt.id)
         assert (note.labels, note.pending) == ([], [])
         assert note.finished_at is not None

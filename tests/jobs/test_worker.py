@@ -109,6 +109,34 @@ def test_errors_that_may_pass_are_tried_again_and_others_are_not(database, jobs,
     assert (unheard.state, unheard.error_code) == ("failed", "internal_error")
 
 
+def test_what_is_kept_for_a_time_goes_though_nobody_asks_the_web_anything(database, domain, start) -> None:
+    """Frames of sessions that nobody comes back to, and answers to idempotency keys."""
+    with database.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO face_sessions (domain_id, kind, label, created_by, token_sha256, limits, expires_at)"
+                " VALUES (:domain, 'enrol', 'Ana', 'test', sha256('x'), '{}', now() - interval '1 second')"
+            ),
+            {"domain": domain},
+        )
+        session.execute(
+            text(
+                "INSERT INTO idempotent_requests (client, key, fingerprint, created_at)"
+                " VALUES ('test', 'old', sha256('x'), now() - interval '2 days')"
+            )
+        )
+    start()
+
+    def left() -> tuple[int, int]:
+        with database.transaction() as session:
+            query = (
+                "SELECT (SELECT count(*) FROM face_sessions WHERE state = 'open'), count(*) FROM idempotent_requests"
+            )
+            return tuple(session.execute(text(query)).one())
+
+    eventually(lambda: left() == (0, 0))
+
+
 def test_pauses_grow_and_stay_bounded() -> None:
     assert [pause_s(setbacks) for setbacks in (1, 2, 3, 4)] == [1, 2, 4, 8]
     assert pause_s(10_000) == 300

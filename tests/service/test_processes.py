@@ -44,8 +44,9 @@ def test_only_workers_of_the_pool_hold_a_model_runtime_and_one_model_each(servic
     assert pool_workers
     for process in (psutil.Process(service.process.pid), web, *web_workers, pool, jobs):
         assert mapped_runtimes(process.pid) == set(), process.cmdline()
-    # What forks the workers has never had more than one thread.
-    assert [entry.name for entry in Path(f"/proc/{pool.pid}/task").iterdir()] == [str(pool.pid)]
+    # Workers are forked from both: other threads would not come along, and what they hold would stay locked.
+    for master in (pool, service.web()[0]):
+        assert [entry.name for entry in Path(f"/proc/{master.pid}/task").iterdir()] == [str(master.pid)]
     log = (service.storage / "logs/embedder.log").read_text()
     for process in pool_workers:
         assert {"onnxruntime", "dlib"} <= mapped_runtimes(process.pid)

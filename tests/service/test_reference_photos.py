@@ -215,6 +215,17 @@ def test_a_session_of_whom_only_a_photo_is_known_extracts_it(service: RunningSer
     http.delete(f"{PERSONS}/Guest").raise_for_status()
 
 
+def test_a_session_that_enrols_somebody_extracts_their_photos_too(service: RunningService, http: httpx.Client) -> None:
+    wanted = {"kind": "enrol", "person": "Enrolled"}
+    assert http.post(f"/v1/domains/{DOMAIN}/sessions", json=wanted).status_code == 201  # nobody yet
+    with jobs_worker_asleep(service):
+        http.post(PERSONS, data={"label": "Enrolled"}, files={"file": pictures.faceless()}).raise_for_status()
+        http.post(f"{PERSONS}/Enrolled/reference-photos", files={"file": rotated()}).raise_for_status()
+        assert http.post(f"/v1/domains/{DOMAIN}/sessions", json=wanted).status_code == 201
+        assert http.get(f"{PERSONS}/Enrolled").json()["faces"] == 1
+    http.delete(f"{PERSONS}/Enrolled").raise_for_status()
+
+
 def test_the_command_extracts_what_waits(service: RunningService, http: httpx.Client, command) -> None:
     with jobs_worker_asleep(service):
         files = [("files", ("a.jpg", small())), ("files", ("b.jpg", pictures.faceless()))]

@@ -34,7 +34,8 @@ def decided(distances, limits_: SessionLimits, threshold: float) -> tuple[Verdic
         ([0.03, *[0.15] * 29], (Verdict.REJECTED, 13)),
         ([*[0.15] * 5, 0.03, *[0.15] * 24], (Verdict.REJECTED, 13)),
         ([0.08, 0.05, 0.04], (Verdict.ACCEPTED, 3)),
-        ([0.08], (Verdict.REJECTED, 1)),
+        ([0.08], (Verdict.TOO_FEW, 1)),
+        ([0.03], (Verdict.TOO_FEW, 1)),
         ([], (Verdict.TOO_FEW, 0)),
     ],
 )
@@ -56,7 +57,7 @@ def test_more_looks_and_lower_rates_ask_for_nearer_faces(rate, max_frames, min_f
     for calibration in (DLIB_CALIBRATION, INSIGHTFACE_CALIBRATION):
         applied = threshold_of(bounds, calibration)
         assert applied <= calibration.distance_at(rate) <= calibration.threshold
-        assert applied == calibration.distance_at(rate / (len(looks(bounds)) + 1))
+        assert applied == calibration.distance_at(rate / len(looks(bounds)))
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.9, 1.0])
@@ -67,13 +68,23 @@ def test_impostors_are_accepted_no_more_often_than_stated_however_alike_their_fr
     mean, spread, rate = 0.14, 0.026, 0.01
     common, own = rng.normal(size=(sessions, 1)), rng.normal(size=(sessions, 12))
     distances = mean + spread * (np.sqrt(alike) * common + np.sqrt(1 - alike) * own)
-    single = np.quantile(mean + spread * rng.normal(size=1_000_000), rate / (len(looks(bounds)) + 1))
+    single = np.quantile(mean + spread * rng.normal(size=1_000_000), rate / len(looks(bounds)))
     means = np.cumsum(distances, axis=1) / np.arange(1, 13)
-    accepted = (means[:, [count - 1 for count in sorted({*looks(bounds), 12})]] <= single).any(axis=1).mean()
+    accepted = (means[:, [count - 1 for count in sorted(looks(bounds))]] <= single).any(axis=1).mean()
     assert accepted <= 1.1 * rate
 
 
 def test_looks_are_few():
-    assert sorted(looks(limits(30, 3))) == [3, 6, 12, 24]
-    assert looks(limits(1, 1)) == frozenset()
+    assert sorted(looks(limits(30, 3))) == [3, 6, 12, 24, 30]
+    assert looks(limits(1, 1)) == frozenset({1})
+    assert looks(limits(30, 30)) == frozenset({30})
     assert threshold_of(limits(1, 1), DLIB_CALIBRATION) == DLIB_CALIBRATION.threshold
+
+
+@pytest.mark.parametrize(("max_frames", "min_frames"), [(30, 3), (30, 30), (12, 1)])
+def test_whoever_watches_the_mean_cannot_choose_the_moment(max_frames, min_frames):
+    """An end that the client brings about, at any number of frames with a mean that is near enough, is no look of its own."""
+    bounds = limits(max_frames, min_frames)
+    ended = {n: Evidence(bounds, 0.06, frames=n, total=0.05 * n).final for n in range(1, max_frames + 1)}
+    assert {n for n, verdict in ended.items() if verdict is Verdict.ACCEPTED} == looks(bounds)
+    assert {n for n, verdict in ended.items() if verdict is Verdict.TOO_FEW} == set(range(1, min_frames))

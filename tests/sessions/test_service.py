@@ -11,9 +11,10 @@ from sqlalchemy import event, text
 
 from app.deadline import Deadline
 from app.enrolment.images import ImageStore
-from app.enrolment.persons import PersonChange
+from app.enrolment.persons import PersonChange, PersonDetails
 from app.erasure.export import PersonExport
 from app.errors import (
+    DatabaseTimeout,
     DatabaseUnavailable,
     InvalidRequest,
     NoTemplates,
@@ -26,8 +27,10 @@ from app.errors import (
     SessionNotFound,
     SessionTakenOver,
     TooManySessions,
+    TooManyStreams,
     WrongSessionToken,
 )
+from app.sessions import service
 from app.sessions.service import Kind, SessionService, Wanted
 from app.tenancy import Reach, acting, everything
 from app.vision.packs import PackStore
@@ -102,6 +105,7 @@ def test_pictures_of_picked_frames_are_kept_where_pictures_are(studio, office, d
     first.close()
     result = show(sessions.open_stream(info.id, token), *seen[1:], first=1)[-1]["result"]
     kept = {path.name: path.read_bytes() for path in settings.images_dir.rglob("*") if path.is_file()}
+    assert result["outcome"] == "enrolled"
     assert kept == {face: draw(seen[number], salt=number) for number, face in enumerate(result["faces"])}
 
 
@@ -135,6 +139,45 @@ def test_frames_of_somebody_else_than_the_person_who_is_enrolled(studio, office)
     assert answers[-1]["result"]["reason"] == "several_persons"
 
 
+@pytest.mark.parametrize("meanwhile", ["another session", "a photo", "a photo, and a new connection"])
+def test_whoever_got_another_face_meanwhile_gets_none_of_these(studio, office, meanwhile):
+    """What the person has is read when the stream is opened; what comes until the end counts too."""
+    info, token = studio.make("Ana")
+    stream = studio.sessions.open_stream(info.id, token)
+    show(stream, *views(0, 4))
+    if meanwhile == "another session":
+        assert show(studio.stream("Ana"), *views(1, 5))[-1]["result"]["outcome"] == "enrolled"
+    else:
+        office.enrol("Ana", *views(1, 2))
+    before = office.persons.get("people", "Ana").faces
+    if "connection" in meanwhile:
+        stream = studio.sessions.open_stream(info.id, token)
+        result = stream.finish()["result"]
+    else:
+        result = show(stream, views(0, 5)[4], first=4)[-1]["result"]
+    assert (result["outcome"], result["reason"]) == ("not_enrolled", "another_person")
+    assert studio.sessions.read(info.id).state == "failed"
+    assert office.persons.get("people", "Ana").faces == before
+    assert office.found(axis(0))[0].min_distance > THRESHOLD
+
+
+def test_the_same_face_that_came_meanwhile_is_no_hindrance(studio, office):
+    show(stream := studio.stream("Ana"), *views(0, 4))
+    office.enrol("Ana", axis(0))
+    assert show(stream, views(0, 5)[4], first=4)[-1]["result"]["outcome"] == "enrolled"
+
+
+def test_whom_the_new_templates_resemble_is_said_to_the_key_and_not_to_the_camera(studio, office):
+    office.enrol("Eva", axis(0))
+    stream = studio.stream("Ana")
+    told = show(stream, *views(0, 5))[-1]["result"]
+    kept = studio.sessions.read(stream.id).result
+    assert "warnings" not in told
+    assert {warning["code"] for warning in kept["warnings"]} <= {"closer_to_other", "resembles_other"}
+    assert kept["warnings"][0]["face"] in kept["faces"]
+    assert "Eva" not in json.dumps(kept)
+
+
 def test_a_person_who_does_not_move_is_enrolled_in_the_end(studio):
     answers = show(studio.stream("Ana", max_frames=40), *still(0, 40))
     assert len(answers) > 20
@@ -165,7 +208,9 @@ def test_a_verification_goes_on_with_what_speaks_for_and_against(studio, office)
     photo = draw(views(0, 1)[0], salt=77)
     answers = [look(second, photo, number) for number in range(5)]
     assert reasons(answers) == [[], *[["too_similar"]] * 4]
-    assert second.finish()["result"]["verified"] is False
+    third = studio.sessions.open_stream(info.id, token)
+    assert look(third, draw(views(0, 1)[0], salt=78))["reasons"] == ["too_similar"]  # the same one, encoded anew
+    assert third.finish()["result"]["verified"] is False
 
 
 def test_a_lost_connection_gets_no_more_frames_than_the_limit(studio):
@@ -307,6 +352,41 @@ def test_with_an_erased_person_their_sessions_are_gone(studio, office):
     assert _count(studio, "face_session_frames") == _count(studio, "persons") == 0
 
 
+def test_nobody_comes_back_by_a_session_that_knows_them_by_their_external_id(studio, office):
+    stream = studio.stream("A-17")
+    show(stream, *views(0, 3))
+    office.persons.create("people", "Ana", None, PersonDetails("A-17"))
+    assert office.erasure.erase("people", "Ana").counts["sessions"] == 1
+    with pytest.raises(SessionNotFound):
+        show(stream, *views(0, 5)[3:], first=3)
+    assert _count(studio, "persons") == _count(studio, "face_session_frames") == 0
+
+
+def test_sessions_by_the_external_id_follow_whoever_is_merged_or_gets_another(studio, office):
+    first, second = studio.stream("A-17"), studio.stream("A-18")
+    office.persons.create("people", "Ana", None, PersonDetails("A-17"))
+    office.persons.create("people", "Eva", None, PersonDetails("A-18"))
+    office.persons.create("people", "Joanna", None, PersonDetails("A-1"))
+    office.persons.update("people", "Ana", PersonChange(external_id=None))
+    assert studio.sessions.read(first.id).label == "Ana"
+    office.merging.merge("people", "Joanna", "Eva")
+    assert studio.sessions.read(second.id).label == "Joanna"
+
+
+def test_whoever_is_erased_while_their_session_is_made_is_not_found(studio, office, monkeypatch):
+    office.enrol("Ana", axis(0))
+    found = service.find_person_or_none
+
+    def found_and_erased(*arguments):
+        person = found(*arguments)
+        office.erasure.erase("people", "Ana")
+        return person
+
+    monkeypatch.setattr(service, "find_person_or_none", found_and_erased)
+    with pytest.raises(PersonNotFound):
+        studio.make("Ana")
+
+
 def test_what_is_held_of_a_session_is_exported_with_the_person(studio, office, database, database_settings):
     show(studio.stream("Ana"), *views(0, 2))
     office.persons.create("people", "Ana", None)
@@ -346,6 +426,50 @@ def test_whoever_is_not_valid_now_is_not_verified(studio, office):
     assert (result["verified"], result["reason"]) == (False, "not_valid")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE persons SET valid_until = now() - interval '1 hour'", "not_valid"),
+        ("DELETE FROM face_embeddings", "no_templates"),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("end", ["finish", "frames"])
+def test_what_is_true_of_the_person_at_the_end_decides(studio, office, change, reason, end):
+    office.enrol("Ana", *views(0, 3))
+    stream = studio.stream("Ana", Kind.VERIFY, max_frames=3)
+    show(stream, *views(0, 7)[3:5])
+    if change:
+        _execute(studio, change)
+    if end == "finish":
+        result = stream.finish()["result"]
+        assert (result["verified"], result["reason"]) == (False, reason or "too_few_frames")
+    else:
+        result = show(stream, views(0, 7)[5], first=5)[-1]["result"]
+        assert (result["verified"], result["reason"]) == (reason is None, reason)
+
+
+def test_a_face_that_is_rejected_meanwhile_speaks_against_the_frames_before_it(studio, office):
+    office.enrol("Ana", axis(0))
+    seen = [between(axis(0), axis(n), 0.01) for n in (1, 2, 3)]
+    stream = studio.stream("Ana", Kind.VERIFY)
+    show(stream, *seen[:2])
+    office.reject("Ana", draw(between(axis(0), axis(1), 0.0101), salt=99))
+    office.reject("Ana", draw(between(axis(0), axis(2), 0.0101), salt=99))
+    answer = show(stream, seen[2], first=3)[-1]
+    assert answer["progress"]["distance"] > 0.04
+    assert stream.finish()["result"]["verified"] is False
+
+
+def test_an_end_that_the_client_chooses_accepts_nobody(studio, office):
+    """They see the mean: an end at the best moment would be a look at each."""
+    office.enrol("Ana", axis(0))
+    stream = studio.stream("Ana", Kind.VERIFY, min_frames=5)
+    answers = show(stream, *(between(axis(0), axis(n), 0.01) for n in (1, 2, 3, 4)))
+    assert answers[-1]["progress"]["distance"] < 0.02
+    assert stream.finish()["result"]["reason"] == "too_few_frames"
+
+
 def test_nobody_is_verified_who_has_no_faces(studio, office):
     with pytest.raises(PersonNotFound):
         studio.make("Ana", Kind.VERIFY)
@@ -370,6 +494,46 @@ def test_a_frame_waits_for_the_database_no_longer_than_it_is_of_use(studio, offi
         session.execute(text("SELECT FROM face_sessions FOR UPDATE"))
         answer = stream.look(draw(views(0, 3)[2]), 0, deadline=Deadline.after(0.0))
     assert (answer["reasons"], answer["frames"]) == (["database_timeout"], 0)
+
+
+def test_what_is_asked_in_time_waits_for_no_lock_longer_than_a_moment(studio, office, database, statements):
+    """One domain's lock must not hold the threads that look at all others' frames."""
+    office.enrol("Ana", *views(0, 2))
+    stream = studio.stream("Ana", Kind.VERIFY)
+    with database.transaction() as session:
+        session.execute(text("SELECT FROM face_sessions FOR UPDATE"))
+        del statements[:]
+        answer = look(stream, draw(views(0, 3)[2]))
+        assert answer["reasons"] == ["database_timeout"]
+        for ask in (stream.finish, stream.cancel):
+            with pytest.raises(DatabaseTimeout):
+                ask(deadline=Deadline.after(0.0))
+        stream.close(deadline=Deadline.after(0.0))
+    begun = [statement for statement in statements if "SET LOCAL ROLE" in statement]
+    assert len(begun) == 4
+    assert all("lock_timeout" in statement for statement in begun)
+    assert stream.finish(deadline=Deadline.after(20.0))["result"]["reason"] == "too_few_frames"
+
+
+def test_pictures_of_kept_frames_are_read_at_the_end_alone(studio, office, database, statements):
+    info, token = studio.make("Ana", templates=3)
+    show(studio.sessions.open_stream(info.id, token), *views(0, 2))
+    del statements[:]
+    studio.sessions.open_stream(info.id, token)
+    assert not any("face_session_frames.picture" in statement for statement in statements)
+
+
+@pytest.mark.parametrize("token", ["right", "wrong"])
+def test_whoever_is_not_let_in_disturbs_nobody(studio, token):
+    info, right = studio.make("Ana")
+    stream = studio.sessions.open_stream(info.id, right)
+
+    def admit(*_of_whom):
+        raise TooManyStreams("full")
+
+    with pytest.raises((TooManyStreams, WrongSessionToken)):
+        studio.sessions.open_stream(info.id, right if token == "right" else "fds_x", admit=admit)
+    assert show(stream, *views(0, 5))[-1]["result"]["outcome"] == "enrolled"
 
 
 @pytest.mark.parametrize(
@@ -402,7 +566,7 @@ def statements(database):
     event.remove(database.engine, "before_cursor_execute", note)
 
 
-def _away(*_args):
+def _away(*_args, **_others):
     raise DatabaseUnavailable("away")
 
 

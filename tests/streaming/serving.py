@@ -55,16 +55,16 @@ class FakeSession:
     def drop(self, frame: int, reason: str) -> dict:
         return {"type": "frame", "frame": frame, "dropped": True, "reasons": [reason]}
 
-    def finish(self) -> dict:
+    def finish(self, *, deadline: Deadline) -> dict:
         if b"finish" in self.raises:
             raise self.raises.pop(b"finish")
         self.reaches.add(current_reach())
         return {"type": "result", "result": {"decision": "finished"}}
 
-    def cancel(self) -> dict:
+    def cancel(self, *, deadline: Deadline) -> dict:
         return {"type": "result", "result": {"decision": "cancelled"}}
 
-    def close(self) -> None:
+    def close(self, *, deadline: Deadline) -> None:
         self.closed.set()
 
 
@@ -78,6 +78,7 @@ class Serving:
         self.session = FakeSession()
         self.id: UUID = uuid4()
         self.remaining_s = 60.0
+        self.domain_id = 7
         self.refused: list[FacedexError] = []
 
     @property
@@ -135,14 +136,13 @@ class Serving:
             return
         streamed = Streamed(
             id=session_id,
-            client="somebody",
-            reach=Reach("somebody", frozenset({"hers"}), frozenset({7})),
+            reach=Reach("somebody", frozenset({"hers"}), frozenset({self.domain_id})),
             remaining_s=self.remaining_s,
             greeting={"type": "ready"},
             session=session,
             request_id="r",
         )
-        place.belongs_to("somebody")
+        place.belongs_to("7", session_id)
         self.server.hand_over(connection, opened, streamed, place)
 
 

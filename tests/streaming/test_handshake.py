@@ -113,6 +113,8 @@ def test_programs_and_pages_of_ones_own_are_let_through(origin, host):
         ("http://h", "h:x"),
         ("file://", "h"),
         ("https://h", ""),
+        ("http://[", "h"),
+        ("http://h", "["),
     ],
 )
 def test_other_pages_are_not(origin, host):

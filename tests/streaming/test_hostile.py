@@ -117,6 +117,16 @@ def test_a_flood_of_tiny_fragments_is_cut_off(server):
     others_are_served(server)
 
 
+def test_of_tiny_messages_a_few_a_second_are_read_and_the_others_wait_at_the_client():
+    """However small, each costs the loop that all streams share."""
+    with serving(session_max_fps=5) as slow, slow.raw() as client:
+        for _ in range(3):
+            client.sendall(frame(_BINARY, b"x") * 300)
+            others_are_served(slow)  # the loop has had its time
+        dialogue = next(iter(slow.server._dialogues.values()))
+        assert dialogue._frames < 900
+
+
 def test_a_flood_of_pings_is_cut_off(server):
     with server.raw() as client:
         sender = threading.Thread(target=send_until_it_fails, args=(client, frame(_PING) * 20_000, 50))

@@ -103,6 +103,46 @@ def test_sessions_take_turns_and_share_the_threads(server):
         client.close()
 
 
+def test_one_domain_has_half_of_the_threads_and_the_others_come_between(server):
+    """Its own frames wait for it: the next domain's are looked at all the same."""
+    gate = threading.Event()
+    sessions = [FakeSession(gate=gate) for _ in range(6)]
+    clients = [server.connect(session) for session in sessions]
+    for client in clients:
+        heard(client)
+        client.send(b"x")
+    until = time.monotonic() + 10
+    while sum(session.at_once for session in sessions) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    server.domain_id = 8
+    try:
+        with server.connect() as other:
+            heard(other)
+            other.send(b"x")
+            assert heard(other)["accepted"]
+    finally:
+        server.domain_id = 7
+        gate.set()
+        for client in clients:
+            client.close()
+    assert sum(session.most_at_once for session in sessions) >= 2
+
+
+def test_of_frames_that_come_much_too_fast_few_are_told_and_the_last_one_is():
+    with serving(session_max_fps=20) as slow, slow.connect(FakeSession(gate=threading.Event())) as client:
+        heard(client)
+        client.send(b"x")
+        assert slow.session.started.wait(10)
+        for _ in range(79):  # as many as a second may bring
+            client.send(b"x")
+        slow.session.gate.set()
+        answers = [heard(client)]
+        while answers[-1]["frame"] != 80:
+            answers.append(heard(client))
+    told = [answer for answer in answers if answer.get("reasons") == ["rate"]]
+    assert 1 <= len(told) < 59
+
+
 def test_too_many_frames_a_second_are_dropped_and_said_so():
     with serving(session_max_fps=2) as slow, slow.connect() as client:
         heard(client)
@@ -312,22 +352,45 @@ def test_stopping_does_not_wait_longer_than_it_may_for_a_frame():
         session.gate.set()
 
 
-def test_places_are_bounded_and_no_client_takes_all():
+def test_places_are_bounded_and_no_holder_takes_all():
     places = Places(4)
+    hers = [uuid4() for _ in range(3)]
     held = [places.take() for _ in range(4)]
-    with pytest.raises(StreamsFull):
-        places.take()
-    for place in held[:3]:
-        place.belongs_to("she")
+    for place, session_id in zip(held, hers, strict=False):
+        place.belongs_to("she", session_id)
     with pytest.raises(TooManyStreams):
-        held[3].belongs_to("she")
-    held[3].belongs_to("he")
+        held[3].belongs_to("she", uuid4())
+    held[3].belongs_to("he", uuid4())
+    with pytest.raises(StreamsFull):
+        places.take().belongs_to("he", uuid4())
     held[0].release()
     held[0].release()
     again = places.take()
-    again.belongs_to("she")
+    again.belongs_to("she", uuid4())
+    with pytest.raises(StreamsFull):
+        places.take().belongs_to("they", uuid4())
+
+
+def test_whoever_connects_anew_takes_the_place_of_the_connection_before():
+    """It may be dead, and nobody has noticed."""
+    places, own = Places(1), uuid4()
+    dead, again = places.take(), places.take()
+    dead.belongs_to("she", own)
+    again.belongs_to("she", own)
+    dead.release()
+    with pytest.raises(StreamsFull):
+        places.take().belongs_to("she", uuid4())
+    again.release()
+    places.take().belongs_to("he", uuid4())
+
+
+def test_connections_that_have_not_shown_whose_they_are_are_few():
+    places = Places(1)
+    held = [places.take() for _ in range(9)]
     with pytest.raises(StreamsFull):
         places.take()
+    held[0].release()
+    places.take()
 
 
 def test_a_place_is_free_again_after_the_stream():

@@ -1,0 +1,1 @@
+"""Where pictures come from: a folder, a video file, or a camera's stream."""

@@ -1,0 +1,374 @@
+"""The way to the MQTT broker: kept up for as long as the controller runs, and nothing late gets through it.
+
+paho-mqtt keeps what it could not send, and sends it once it is connected again, minutes later, with the whole of its expiry. An
+UNLOCK must never be that late. So each connection is a client of its own, which takes what it did not send with it; and where a
+message that expires is not acknowledged in time, the connection is cut without delivering what still lies in its buffers.
+"""
+
+import contextlib
+import random
+import socket
+import ssl
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from app.edge.clock import Clock, SystemClock
+from app.edge.errors import BrokerError, ConfigError
+from app.edge.messages import Message
+
+log = structlog.stdlib.get_logger("facedex.edge.mqtt")
+
+# How often a connection is looked after.
+_TICK_S: Final = 0.1
+# Messages that wait for the broker, at most; the oldest go first.
+_WAITING_MAX: Final = 1_000
+_CONNECT_TIMEOUT_S: Final = 5.0
+_GOODBYE_S: Final = 1.0
+# "Nobody has subscribed": no error to MQTT, but whoever should hear is not there.
+_NOBODY_LISTENS: Final = 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that came; `retained` if the broker had kept it from before the subscription."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+Handler = Callable[[Received], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """Where the broker is, and how it is talked to.
+
+    Attributes:
+        client_id: this controller's, and nobody else's: the broker throws out who had it before.
+        ca_file: of the authorities whose certificates count; the system's where None.
+        cert_file, key_file: this controller's own certificate.
+        keepalive_s: a connection that is silent for longer is given up.
+        first_delay_s, longest_delay_s: between attempts to connect; doubled each time, and spread at random.
+    """
+
+    host: str
+    client_id: str
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    keepalive_s: int = 15
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 30.0
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that was handed to a connection; `posted` are those that wait for the next one if this one breaks."""
+
+    message: Message
+    deadline: float
+    posted: bool
+    info: paho.MQTTMessageInfo | None = None
+
+
+class Broker:
+    """A connection that is made anew whenever it breaks; a `Publisher`.
+
+    What others say while there is no connection is missed, on purpose: it would come late. `on_change` tells of it.
+
+    Args:
+        will: what the broker says for this controller when it is gone; said by `stop` too.
+        birth: what is said whenever it is there again.
+
+    Raises:
+        ConfigError: a file of certificates cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        will: Message | None = None,
+        birth: Message | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._will = will
+        self._birth = birth
+        self._clock = clock or SystemClock()
+        self._tls = _tls_context(settings)
+        self._handlers: dict[str, Handler] = {}
+        self._listeners: list[Callable[[bool], None]] = []
+        self._guard = threading.Lock()  # of the three below; never held while somebody else's code runs
+        self._client: paho.Client | None = None
+        self._sent: list[_Sent] = []
+        self._waiting: deque[_Sent] = deque(maxlen=_WAITING_MAX)
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """Have messages of that very topic handled, in the connection's thread; before `start`. None that was retained."""
+        assert self._thread is None, "subscriptions are made before the start"
+        self._handlers[topic] = handler
+
+    def on_change(self, listener: Callable[[bool], None]) -> None:
+        """Tell of every connection that stands (before its first message) or was lost; before `start`."""
+        self._listeners.append(listener)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands, as far as is known."""
+        return self._client is not None
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Until there is a connection and it has its subscriptions.
+
+        Raises:
+            BrokerError: it takes longer.
+        """
+        if not self._ready.wait(timeout_s):
+            raise BrokerError(f"The MQTT broker {self._settings.host}:{self._settings.port} cannot be reached.")
+
+    def start(self) -> None:
+        """Connect, and stay so; does not wait for it."""
+        self._thread = threading.Thread(target=self._run, name="edge-mqtt", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say goodbye and close the connection. What waits is dropped."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def send(self, message: Message) -> bool:
+        """Now or never: whether it was handed to a connection that stands."""
+        with self._guard:
+            return self._client is not None and self._publish(self._client, self._new(message, posted=False))
+
+    def post(self, message: Message) -> None:
+        """As soon as can be: what has not got through waits for the next connection, until it expires."""
+        with self._guard:
+            sent = self._new(message, posted=True)
+            if self._client is None or not self._publish(self._client, sent):
+                self._waiting.append(sent)
+
+    def _new(self, message: Message, *, posted: bool) -> _Sent:
+        lasts_s = float("inf") if message.expires_s is None else message.expires_s
+        return _Sent(message, self._clock.monotonic() + lasts_s, posted)
+
+    def _publish(self, client: paho.Client, sent: _Sent) -> bool:
+        message = sent.message
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if message.expires_s is not None:
+            left_s = sent.deadline - self._clock.monotonic()
+            properties.MessageExpiryInterval = max(1, int(left_s))
+        sent.info = client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        if sent.info.rc != paho.MQTT_ERR_SUCCESS:
+            return False
+        self._sent.append(sent)
+        return True
+
+    def _run(self) -> None:
+        delay_s = self._settings.first_delay_s
+        while not self._stopping.is_set():
+            if self._connection():
+                delay_s = self._settings.first_delay_s
+            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, keeps no secret
+            delay_s = min(delay_s * 2, self._settings.longest_delay_s)
+
+    def _connection(self) -> bool:
+        """One connection, from its beginning to its end; whether it ever stood."""
+        down, stood = threading.Event(), threading.Event()
+        client = self._new_client(down, stood)
+        try:
+            client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=True)
+        except (OSError, ValueError) as error:
+            log.warning("broker cannot be reached", error=_without_text(error))
+            return False
+        client.loop_start()
+        try:
+            while not self._stopping.is_set() and not down.wait(_TICK_S):
+                if self._is_overdue():
+                    log.warning("broker does not acknowledge in time, connection cut")
+                    break
+            if self._stopping.is_set() and stood.is_set():
+                self._say_goodbye(client)
+        finally:
+            self._lose(client, stood.is_set())
+        return stood.is_set()
+
+    def _new_client(self, down: threading.Event, stood: threading.Event) -> paho.Client:
+        settings = self._settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            settings.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        if settings.username is not None:
+            client.username_pw_set(settings.username, settings.password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+
+        def on_connect(_client: Any, _data: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
+            if code.is_failure:
+                log.error("broker refuses this controller", reason=str(code))
+                down.set()
+                return
+            stood.set()
+            self._stand(client)
+
+        def on_subscribe(_client: Any, _data: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+            refused = [str(code) for code in codes if code.is_failure]
+            if refused:
+                log.error("broker refuses subscriptions", reasons=refused)
+            self._ready.set()
+
+        def on_publish(_client: Any, _data: Any, _mid: int, code: ReasonCode, _properties: Any) -> None:
+            if code.is_failure:
+                log.error("broker refuses a message", reason=str(code))
+            elif code.value == _NOBODY_LISTENS:
+                log.debug("nobody listens to a message")
+
+        client.on_connect = on_connect
+        client.on_subscribe = on_subscribe
+        client.on_publish = on_publish
+        client.on_disconnect = lambda *_: down.set()
+        client.on_message = lambda _client, _data, message: self._handle(message)
+        client.on_socket_open = lambda _client, _data, opened: _lose_at_close(opened, lose=True)
+        return client
+
+    def _stand(self, client: paho.Client) -> None:
+        """A connection stands. It is told of before its first message can come."""
+        self._tell(True)
+        # What the broker has kept is from before, and nobody knows from when.
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        if self._handlers:
+            client.subscribe([(topic, options) for topic in self._handlers])
+        with self._guard:
+            self._client = client
+            if self._birth is not None:
+                self._publish(client, self._new(self._birth, posted=False))
+            waiting, now = list(self._waiting), self._clock.monotonic()
+            self._waiting.clear()
+            self._waiting.extend(sent for sent in waiting if sent.deadline > now and not self._publish(client, sent))
+        if not self._handlers:
+            self._ready.set()
+        log.info("broker connected", host=self._settings.host, port=self._settings.port)
+
+    def _lose(self, client: paho.Client, stood: bool) -> None:
+        """A connection is over: whatever it has not sent yet is dropped, also by the kernel."""
+        with self._guard:
+            self._client = None
+            self._ready.clear()
+        if (opened := client.socket()) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                # Past TLS: only the file descriptor is to be shut, so that the client's thread ends.
+                socket.socket.shutdown(cast(socket.socket, opened), socket.SHUT_RDWR)
+        with contextlib.suppress(AttributeError):  # paho's own race: its thread has just ended by itself
+            client.loop_stop()
+        with self._guard:
+            again = [sent for sent in self._sent if sent.posted and not _is_through(sent)]
+            self._sent, self._client = [], None
+            self._waiting = deque([*again, *self._waiting], maxlen=_WAITING_MAX)
+        if stood:
+            log.warning("broker lost" if not self._stopping.is_set() else "broker left")
+            self._tell(False)
+
+    def _say_goodbye(self, client: paho.Client) -> None:
+        """The will is said by ourselves: the broker does not, for who leaves in order."""
+        info = None
+        if self._will is not None:
+            with self._guard:
+                sent = self._new(self._will, posted=False)
+                info = sent.info if self._publish(client, sent) else None
+        with contextlib.suppress(RuntimeError, ValueError):
+            if info is not None:
+                info.wait_for_publish(_GOODBYE_S)
+        if (opened := client.socket()) is not None:
+            _lose_at_close(opened, lose=False)
+        client.disconnect()
+
+    def _is_overdue(self) -> bool:
+        """Whether something that may not come late has not got through in its time."""
+        now = self._clock.monotonic()
+        with self._guard:
+            self._sent = [sent for sent in self._sent if not _is_through(sent)]
+            return any(not sent.posted and sent.deadline < now for sent in self._sent)
+
+    def _handle(self, message: paho.MQTTMessage) -> None:
+        """One message; whatever it does to its handler, the connection goes on."""
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("message with a topic that is no text ignored")
+            return
+        handler = self._handlers.get(topic)
+        if handler is None:
+            return
+        try:
+            handler(Received(topic, bytes(message.payload), message.retain))
+        except Exception:
+            log.exception("a message could not be handled", topic=topic)
+
+    def _tell(self, connected: bool) -> None:
+        for listener in self._listeners:
+            try:
+                listener(connected)
+            except Exception:
+                log.exception("a listener to the connection failed")
+
+
+def _is_through(sent: _Sent) -> bool:
+    """Whether the broker has it, or has refused it."""
+    try:
+        return sent.info is not None and sent.info.is_published()
+    except (RuntimeError, ValueError):
+        return False
+
+
+def _lose_at_close(opened: Any, *, lose: bool) -> None:
+    """Whether closing the socket drops what was not delivered yet; else the kernel goes on trying for minutes."""
+    with contextlib.suppress(OSError):
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", int(lose), 0))
+
+
+def _without_text(error: Exception) -> str:
+    """What kind of error it was; its text may hold anything."""
+    number = getattr(error, "errno", None)
+    return type(error).__name__ if number is None else f"{type(error).__name__} {number}"
+
+
+def _tls_context(settings: BrokerSettings) -> ssl.SSLContext | None:
+    if not settings.tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file is not None:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file)
+        raise ConfigError(f"The certificates for the MQTT broker cannot be used ({files}): {error}") from None
+    return context

@@ -1,0 +1,1 @@
+"""Replays a scenario against the controller's own parts, on a clock that stands still in between."""

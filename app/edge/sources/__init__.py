@@ -1,0 +1,25 @@
+"""Where members come from: one interface, several places."""
+
+from typing import Protocol
+
+from app.edge.members import GalleryDelta
+
+
+class Source(Protocol):
+    """A place that knows who is a member.
+
+    Attributes:
+        name: for logs and the state of health.
+    """
+
+    name: str
+
+    def fetch(self, since: str | None) -> GalleryDelta:
+        """What has changed since that version; everything where it is None, or where the source knows no versions.
+
+        Raises:
+            SourceUnavailable: it may work later.
+            SourceRefused: somebody has to change something.
+            MalformedMembers: what came is not what was agreed on.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""Where a reader of a gallery's changes is: the text that it shows to get what comes after."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from app.errors import InvalidRequest
+
+_TEXT: Final = re.compile(r"([0-9a-f]{32})\.(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """All changes up to `version` have been read.
+
+    Attributes:
+        epoch: what the version belongs to: the domain's `gallery_epoch`.
+        version: of the last change that was read.
+        began: where everything is being read, in pages: the domain's version at the first one. Who was gone by then was on no
+            page, and need not be told of.
+    """
+
+    epoch: UUID
+    version: int
+    began: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.epoch.hex}.{self.version}" + ("" if self.began is None else f".{self.began}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """Read it.
+
+        Raises:
+            InvalidRequest: it is none that this service gives.
+        """
+        found = _TEXT.fullmatch(text)
+        if found is None:
+            raise InvalidRequest("'since' is no version that this service gave.")
+        epoch, version, began = found.groups()
+        return cls(UUID(epoch), int(version), None if began is None else int(began))
+
+    def can_go_on(self, epoch: UUID, version: int, pruned: int) -> bool:
+        """Whether nothing is missing between here and the domain's present version.
+
+        Args:
+            epoch, version: the domain's.
+            pruned: tombstones up to this version may be gone.
+        """
+        told_since = self.version if self.began is None else self.began
+        return self.epoch == epoch and max(self.version, told_since) <= version and told_since >= pruned
