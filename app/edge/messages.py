@@ -23,7 +23,7 @@ class Publisher(Protocol):
     """The way to the broker."""
 
     def send(self, message: Message) -> bool:
-        """Now or never: whether it was handed to a connection that stands. Never again, nor by a later connection."""
+        """Now or never: whether it was handed to a broker that answers. Never again, nor by a later connection."""
         ...
 
     def post(self, message: Message) -> None:

@@ -8,13 +8,10 @@ message that expires is not acknowledged in time, the connection is cut without 
 import contextlib
 import random
 import socket
-import ssl
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import structlog
@@ -26,7 +23,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from app.edge.clock import Clock, SystemClock
-from app.edge.errors import BrokerError, ConfigError
+from app.edge.connecting import BrokerSettings, lose_at_close, prepare, tls_context, what_failed
+from app.edge.errors import BrokerError
 from app.edge.messages import Message
 
 log = structlog.stdlib.get_logger("facedex.edge.mqtt")
@@ -37,6 +35,9 @@ _TICK_S: Final = 0.1
 _WAITING_MAX: Final = 1_000
 _CONNECT_TIMEOUT_S: Final = 5.0
 _GOODBYE_S: Final = 1.0
+# A broker that takes longer to answer hangs.
+_ANSWER_S: Final = 1.0
+_NO_TOPIC: Final = "facedex/edge/nothing"
 # "Nobody has subscribed": no error to MQTT, but whoever should hear is not there.
 _NOBODY_LISTENS: Final = 0x10
 
@@ -51,32 +52,6 @@ class Received:
 
 
 Handler = Callable[[Received], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    """Where the broker is, and how it is talked to.
-
-    Attributes:
-        client_id: this controller's, and nobody else's: the broker throws out who had it before.
-        ca_file: of the authorities whose certificates count; the system's where None.
-        cert_file, key_file: this controller's own certificate.
-        keepalive_s: a connection that is silent for longer is given up.
-        first_delay_s, longest_delay_s: between attempts to connect; doubled each time, and spread at random.
-    """
-
-    host: str
-    client_id: str
-    port: int = 1883
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    keepalive_s: int = 15
-    first_delay_s: float = 0.5
-    longest_delay_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -114,13 +89,15 @@ class Broker:
         self._will = will
         self._birth = birth
         self._clock = clock or SystemClock()
-        self._tls = _tls_context(settings)
+        self._tls = tls_context(settings)
         self._handlers: dict[str, Handler] = {}
         self._listeners: list[Callable[[bool], None]] = []
         self._guard = threading.Lock()  # of the three below; never held while somebody else's code runs
         self._client: paho.Client | None = None
         self._sent: list[_Sent] = []
         self._waiting: deque[_Sent] = deque(maxlen=_WAITING_MAX)
+        self._answered = threading.Condition()
+        self._answers_to: set[int] = set()
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -160,9 +137,18 @@ class Broker:
             self._thread.join()
 
     def send(self, message: Message) -> bool:
-        """Now or never: whether it was handed to a connection that stands."""
+        """Now or never: whether it was handed to a broker that answers right now; not to be called by a handler.
+
+        A broker that hangs would take it, and pass it on whenever it goes on. So it is asked for something else first.
+        """
+        client = self._client
+        if client is None:
+            return False
+        if not self._answers(client):
+            log.warning("broker does not answer, nothing sent", topic=message.topic)
+            return False
         with self._guard:
-            return self._client is not None and self._publish(self._client, self._new(message, posted=False))
+            return self._client is client and self._publish(client, self._new(message, posted=False))
 
     def post(self, message: Message) -> None:
         """As soon as can be: what has not got through waits for the next connection, until it expires."""
@@ -170,6 +156,15 @@ class Broker:
             sent = self._new(message, posted=True)
             if self._client is None or not self._publish(self._client, sent):
                 self._waiting.append(sent)
+
+    def _answers(self, client: paho.Client) -> bool:
+        """Whether the broker answers at once. There is no such subscription: its end changes nothing, and needs no right."""
+        _, mid = client.unsubscribe(_NO_TOPIC)
+        with self._answered:
+            if mid is None or not self._answered.wait_for(lambda: mid in self._answers_to, _ANSWER_S):
+                return False
+            self._answers_to.discard(mid)
+            return True
 
     def _new(self, message: Message, *, posted: bool) -> _Sent:
         lasts_s = float("inf") if message.expires_s is None else message.expires_s
@@ -198,11 +193,13 @@ class Broker:
     def _connection(self) -> bool:
         """One connection, from its beginning to its end; whether it ever stood."""
         down, stood = threading.Event(), threading.Event()
+        with self._answered:
+            self._answers_to.clear()  # numbers begin anew
         client = self._new_client(down, stood)
         try:
             client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=True)
         except (OSError, ValueError) as error:
-            log.warning("broker cannot be reached", error=_without_text(error))
+            log.warning("broker cannot be reached", error=what_failed(error))
             return False
         client.loop_start()
         try:
@@ -252,12 +249,18 @@ class Broker:
             elif code.value == _NOBODY_LISTENS:
                 log.debug("nobody listens to a message")
 
+        def on_unsubscribe(_client: Any, _data: Any, mid: int, _codes: Any, _properties: Any) -> None:
+            with self._answered:
+                self._answers_to.add(mid)
+                self._answered.notify_all()
+
         client.on_connect = on_connect
+        client.on_unsubscribe = on_unsubscribe
         client.on_subscribe = on_subscribe
         client.on_publish = on_publish
         client.on_disconnect = lambda *_: down.set()
         client.on_message = lambda _client, _data, message: self._handle(message)
-        client.on_socket_open = lambda _client, _data, opened: _lose_at_close(opened, lose=True)
+        client.on_socket_open = lambda _client, _data, opened: prepare(opened)
         return client
 
     def _stand(self, client: paho.Client) -> None:
@@ -308,7 +311,7 @@ class Broker:
             if info is not None:
                 info.wait_for_publish(_GOODBYE_S)
         if (opened := client.socket()) is not None:
-            _lose_at_close(opened, lose=False)
+            lose_at_close(opened, lose=False)
         client.disconnect()
 
     def _is_overdue(self) -> bool:
@@ -347,28 +350,3 @@ def _is_through(sent: _Sent) -> bool:
         return sent.info is not None and sent.info.is_published()
     except (RuntimeError, ValueError):
         return False
-
-
-def _lose_at_close(opened: Any, *, lose: bool) -> None:
-    """Whether closing the socket drops what was not delivered yet; else the kernel goes on trying for minutes."""
-    with contextlib.suppress(OSError):
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", int(lose), 0))
-
-
-def _without_text(error: Exception) -> str:
-    """What kind of error it was; its text may hold anything."""
-    number = getattr(error, "errno", None)
-    return type(error).__name__ if number is None else f"{type(error).__name__} {number}"
-
-
-def _tls_context(settings: BrokerSettings) -> ssl.SSLContext | None:
-    if not settings.tls:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        if settings.cert_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file)
-        raise ConfigError(f"The certificates for the MQTT broker cannot be used ({files}): {error}") from None
-    return context

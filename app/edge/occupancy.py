@@ -47,10 +47,20 @@ class OccupancyFeed:
 
     Args:
         base_topic: zigbee2mqtt's.
+        stamped_only: touches without `last_seen` do not count. After a start of its own, zigbee2mqtt says again what it
+            remembers of each device; only by that time is it seen to be old.
     """
 
-    def __init__(self, broker: Subscriptions, triggers: OccupancyListener, base_topic: str = "zigbee2mqtt") -> None:
+    def __init__(
+        self,
+        broker: Subscriptions,
+        triggers: OccupancyListener,
+        base_topic: str = "zigbee2mqtt",
+        *,
+        stamped_only: bool = False,
+    ) -> None:
         self._triggers = triggers
+        self._stamped_only = stamped_only
         self._locks = {state_topic(base_topic, lock): lock for lock in triggers.locks}
         for topic in self._locks:
             broker.subscribe(topic, self.handle)
@@ -67,5 +77,9 @@ class OccupancyFeed:
         except MalformedReport as error:
             log.warning("malformed report ignored", lock=lock, problem=str(error))
             return
-        if report is not None:
+        if report is None:
+            return
+        if self._stamped_only and report.occupied and report.at is None:
+            log.warning("report without last_seen ignored", lock=lock)
+        else:
             self._triggers.occupancy(lock, report.occupied, report.at)

@@ -68,10 +68,12 @@ class _Report:
 
     def after(self, other: "_Report") -> bool:
         """Whether it is the newer one: by the sender's clock where both have it. Of two at once, the end is newer."""
+        mine, others = self.arrived, other.arrived
         if self.stamp is not None and other.stamp is not None:
-            mine, others = self.stamp, other.stamp
-        else:
-            mine, others = self.arrived, other.arrived
+            apart_s = self.stamp - other.stamp
+            # Else a clock was set between the two, and the stamps cannot be compared.
+            if abs(apart_s - (self.instant - other.instant)) <= _AHEAD_MAX_S:
+                mine, others = self.stamp, other.stamp
         return not self.on if mine == others else mine > others
 
 

@@ -63,6 +63,9 @@ class FakeBroker:
         if self.connected and topic in self.handlers:
             self.handlers[topic](Received(topic, payload, retained))
 
+    def reboot(self) -> None:
+        self.listeners.clear()
+
     def turn(self, connected: bool) -> None:
         self.connected = connected
         if connected:
@@ -182,7 +185,7 @@ class Controller:
 def occupied_at(arrived: list[Arrived], locks: frozenset[str], instant: float) -> frozenset[str]:
     """Which locks count as touched at an instant, by what has arrived: every pair of reports is compared."""
     events = []
-    for number, one in enumerate(arrived):
+    for one in arrived:
         stamp, happened = one.stamp, one.monotonic
         if stamp is not None and not one.now - 60.0 <= stamp <= one.now + 2.0:
             if one.on:
@@ -191,19 +194,18 @@ def occupied_at(arrived: list[Arrived], locks: frozenset[str], instant: float) -
         if stamp is not None:
             happened = min(one.monotonic, one.monotonic - (one.now - stamp))
         if happened <= instant:
-            events.append((number, one, stamp, happened))
+            events.append((one, stamp, happened))
     touched = set()
-    for _, on, on_stamp, happened in events:
+    for on, on_stamp, happened in events:
         if not on.on or instant >= happened + HOLD_S:
             continue
-        for _, off, off_stamp, _ in events:
+        for off, off_stamp, ended in events:
             if off.on or off.lock != on.lock:
                 continue
-            if on_stamp is not None and off_stamp is not None:
-                superseded = off_stamp >= on_stamp
-            else:
-                superseded = off.monotonic >= on.monotonic
-            if superseded:
+            by_stamp = on_stamp is not None and off_stamp is not None
+            if by_stamp and abs((off_stamp - on_stamp) - (ended - happened)) > 2.0:
+                by_stamp = False  # one of the clocks was set
+            if (off_stamp >= on_stamp) if by_stamp else (off.monotonic >= on.monotonic):
                 break
         else:
             touched.add(on.lock)
@@ -273,15 +275,15 @@ def members_of(rng: random.Random) -> dict[str, Member]:
 class Run:
     """One history, step by step."""
 
-    def __init__(self, seed: int, parts: Parts | None = None) -> None:
+    def __init__(self, seed: int, parts: Parts | None = None, broker: FakeBroker | None = None) -> None:
         self.rng = random.Random(seed)
         self.clock = VirtualClock(START, 1000.0)
-        self.broker = FakeBroker()
+        self.broker = broker or FakeBroker()
         self.members = members_of(self.rng)
         self.first_members = dict(self.members)
         self.controller = Controller(parts or Parts(), self.clock, self.broker, self.members)
         self.frames: dict[int, object] = {}
-        self.unlocked = 0
+        self.unlocked = self.drops = 0
 
     def play(self) -> list[str]:
         """What went wrong."""
@@ -315,6 +317,7 @@ class Run:
             self.members[who] = dataclasses.replace(member, locks=frozenset())
 
     def on_drop(self) -> None:
+        self.drops += 1
         self.controller.arrived.clear()
         self.broker.turn(False)
 
@@ -325,7 +328,7 @@ class Run:
         self.controller.check(len(self.broker.delivered) == before, "opened when the broker came back")
 
     def on_reboot(self) -> None:
-        self.broker.listeners.clear()
+        self.broker.reboot()
         self.controller.boot()
         self.frames.clear()
 

@@ -13,6 +13,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 needs_mosquitto = pytest.mark.skipif(PROGRAM is None, reason="needs the program mosquitto, which is not installed")
@@ -28,7 +29,19 @@ class Mosquitto:
         self._config = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
         usual = () if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)
-        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *usual, "persistence false", *lines, ""]))
+        self._config.write_text(
+            "\n".join(
+                [
+                    f"listener {self.port} 127.0.0.1",
+                    *usual,
+                    "user root",
+                    "persistence false",
+                    "set_tcp_nodelay true",
+                    *lines,
+                    "",
+                ]
+            )
+        )
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -46,8 +59,7 @@ class Mosquitto:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
+            self._process.kill()  # a frozen one too, without a chance to go on
             self._process.wait()
             self._process = None
 
@@ -73,6 +85,7 @@ class Peer:
     """Another client of the broker: it plays zigbee2mqtt, and hears what locks are told."""
 
     def __init__(self, port: int, *topics: str, username: str | None = None, password: str | None = None) -> None:
+        options = SubscribeOptions(qos=1, retainAsPublished=True)
         self.received: list[paho.MQTTMessage] = []
         self._came = threading.Condition()
         self._subscribed = threading.Event()
@@ -80,10 +93,15 @@ class Peer:
         self._client.reconnect_delay_set(1, 1)
         if username is not None:
             self._client.username_pw_set(username, password)
-        self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics] or "unused")
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [(topic, options) for topic in topics or ["unused"]]
+        )
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_disconnect = lambda *_: self._subscribed.clear()
         self._client.on_message = self._on_message
+        self._client.on_socket_open = lambda _client, _data, opened: opened.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         self.wait_subscribed()

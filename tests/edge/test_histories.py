@@ -22,10 +22,10 @@ def _quiet():
     structlog.reset_defaults()
 
 
-def the_case_that_failed(parts: Parts, stamped: bool) -> tuple[list[str], list[str]]:
+def the_case_that_failed(parts: Parts, stamped: bool, broker: FakeBroker | None = None) -> tuple[list[str], list[str]]:
     """00:01:02 DC001 occupied; :08 DC006 occupied; :12 DC001 released; :15 frame; :17 DC006 released; :19 match processed."""
     clock = VirtualClock(START)
-    broker = FakeBroker()
+    broker = broker or FakeBroker()
     # All of the camera's locks are theirs: only the touch may decide.
     guest = Member("R1-1", "Guest", locks=frozenset({"DC001", "DC002", "DC006", "DC007"}))
     controller = Controller(parts, clock, broker, {"R1-1": guest})

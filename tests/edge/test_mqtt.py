@@ -1,0 +1,478 @@
+"""The way to the broker, and the doors at its end, with a real Mosquitto that is killed, frozen and started again."""
+
+import shutil
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
+
+from app.edge.clock import VirtualClock
+from app.edge.connecting import BrokerSettings
+from app.edge.errors import BrokerError, ConfigError
+from app.edge.messages import Message
+from app.edge.mqtt import Broker
+from app.edge.occupancy import OccupancyFeed
+from app.edge.triggers import Triggers
+from app.edge.zigbee import UNLOCK
+from tests.edge.histories import START, FakeBroker, Parts, Run, payload
+from tests.edge.mosquitto import Mosquitto, Peer, needs_mosquitto
+from tests.edge.test_histories import the_case_that_failed
+
+pytestmark = needs_mosquitto
+
+OPEN = Message("zigbee2mqtt/DC006/set", UNLOCK, expires_s=5)
+
+
+@pytest.fixture
+def mosquitto(tmp_path):
+    with Mosquitto(tmp_path) as running:
+        yield running
+
+
+def settings_for(mosquitto: Mosquitto, **changes) -> BrokerSettings:
+    given = {"host": "127.0.0.1", "port": mosquitto.port, "client_id": "edge-1", "first_delay_s": 0.02}
+    return BrokerSettings(**(given | {"longest_delay_s": 0.1} | changes))
+
+
+@pytest.fixture
+def broker(mosquitto):
+    broker = Broker(settings_for(mosquitto))
+    yield broker
+    broker.stop()
+
+
+def until(condition, timeout_s: float = 20.0) -> None:
+    """A guard against waiting for ever, not a bound that is tested."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def flushed(broker: Broker, peer: Peer) -> list[str]:
+    """The topics that the peer has heard, once all that was sent so far has come."""
+    marker = f"marker/{len(peer.received)}".encode()
+    assert broker.send(Message("marker", marker))
+    peer.wait_for(lambda received: any(message.payload == marker for message in received))
+    return [topic for topic in peer.topics() if topic != "marker"]
+
+
+def test_a_command_arrives_once_not_retained_and_with_an_end(mosquitto, broker):
+    broker.start()
+    broker.wait_ready(20)
+    with Peer(mosquitto.port, "#") as peer:
+        assert broker.send(OPEN)
+        assert flushed(broker, peer) == ["zigbee2mqtt/DC006/set"]
+        [command] = [message for message in peer.received if message.topic != "marker"]
+        assert (command.payload, command.qos, command.retain) == (UNLOCK, 1, False)
+        assert 1 <= command.properties.MessageExpiryInterval <= 5
+    with Peer(mosquitto.port, "#") as later:
+        assert flushed(broker, later) == []
+
+
+def test_a_command_for_a_broker_that_is_away_never_comes(mosquitto, broker):
+    broker.start()
+    broker.wait_ready(20)
+    mosquitto.kill()
+    until(lambda: not broker.connected)
+    assert not broker.send(OPEN)
+    mosquitto.start()
+    with Peer(mosquitto.port, "#") as peer:
+        broker.wait_ready(20)
+        assert flushed(broker, peer) == []
+
+
+def test_a_command_for_a_broker_that_hangs_never_comes(mosquitto, broker):
+    with Peer(mosquitto.port, "#") as peer:
+        broker.start()
+        broker.wait_ready(20)
+        mosquitto.freeze()
+        assert not broker.send(OPEN)
+        mosquitto.thaw()
+        assert flushed(broker, peer) == []
+
+
+def test_a_command_that_was_under_way_when_the_broker_died_is_not_repeated(mosquitto, broker, monkeypatch):
+    monkeypatch.setattr(broker, "_answers", lambda _client: True)  # it hangs right after its answer
+    broker.start()
+    broker.wait_ready(20)
+    mosquitto.freeze()
+    assert broker.send(OPEN)  # handed over, and nobody there to read it
+    mosquitto.restart()
+    monkeypatch.undo()
+    with Peer(mosquitto.port, "#") as peer:
+        until(lambda: broker.connected)
+        broker.wait_ready(20)
+        assert flushed(broker, peer) == []
+
+
+def test_a_broker_that_does_not_acknowledge_in_time_is_left(mosquitto, broker, monkeypatch):
+    monkeypatch.setattr(broker, "_answers", lambda _client: True)
+    changes = []
+    broker.on_change(changes.append)
+    broker.start()
+    broker.wait_ready(20)
+    mosquitto.freeze()
+    with capture_logs() as logs:
+        assert broker.send(Message(OPEN.topic, UNLOCK, expires_s=1))
+        until(lambda: changes == [True, False])
+    assert any("does not acknowledge" in line["event"] for line in logs)
+    mosquitto.thaw()
+    broker.wait_ready(20)
+
+
+def test_events_wait_for_the_broker_and_expired_ones_do_not_come(mosquitto, broker):
+    broker.start()
+    broker.wait_ready(20)
+    mosquitto.freeze()
+    broker.post(Message("facedex/1", b"under way when it died", retain=True))
+    mosquitto.kill()
+    until(lambda: not broker.connected)
+    broker.post(Message("facedex/2", b"while it was away", retain=True, expires_s=600))
+    broker.post(Message("facedex/3", b"expired", retain=True, expires_s=0))
+    mosquitto.start()
+    with Peer(mosquitto.port, "marker") as peer:
+        broker.wait_ready(20)
+        flushed(broker, peer)
+    with Peer(mosquitto.port, "#") as later:
+        assert sorted(flushed(broker, later)) == ["facedex/1", "facedex/2"]
+
+
+def test_events_of_an_outage_come_in_their_order(mosquitto, tmp_path):
+    with Peer(mosquitto.port, "facedex/#") as peer:
+        broker = Broker(settings_for(mosquitto))
+        for number in range(3):
+            broker.post(Message("facedex/events", b"%d" % number, expires_s=600))
+        broker.post(Message("facedex/events", b"expired", expires_s=0))
+        broker.start()
+        try:
+            broker.wait_ready(20)
+            broker.post(Message("facedex/events", b"3"))
+            peer.wait_for(lambda received: any(message.payload == b"3" for message in received))
+        finally:
+            broker.stop()
+        assert [message.payload for message in peer.received] == [b"0", b"1", b"2", b"3"]
+
+
+def test_the_last_will_is_said_when_it_dies_and_when_it_stops(mosquitto):
+    said = {
+        "will": Message("facedex/edge-1", b"offline", retain=True),
+        "birth": Message("facedex/edge-1", b"online", retain=True),
+    }
+    broker = Broker(settings_for(mosquitto), **said)
+    with Peer(mosquitto.port, "facedex/#") as peer:
+
+        def heard() -> list[bytes]:
+            return [message.payload for message in peer.received]
+
+        broker.start()
+        peer.wait_for(lambda _: heard() == [b"online"])
+        # Somebody takes the name over: the broker throws the first one out, as it does with who is silent.
+        thief = Broker(settings_for(mosquitto))
+        thief.start()
+        peer.wait_for(lambda _: b"offline" in heard())
+        thief.stop()
+        peer.wait_for(lambda _: heard()[-1] == b"online")
+        broker.stop()
+        peer.wait_for(lambda _: heard()[-1] == b"offline")
+    with Peer(mosquitto.port, "facedex/#") as later:
+        later.wait_for(lambda received: [(one.payload, one.retain) for one in received] == [(b"offline", True)])
+
+
+@pytest.fixture
+def touched(mosquitto, broker):
+    """Triggers at the end of a real connection; tells when a report was handled."""
+    triggers = Triggers(VirtualClock(START), {"entrance": {"DC001", "DC006"}})
+    OccupancyFeed(broker, triggers)
+    marks = threading.Semaphore(0)
+    broker.subscribe("mark", lambda _: marks.release())
+    broker.start()
+    broker.wait_ready(20)
+
+    def say(peer: Peer, lock: str, sent: bytes, retain: bool = False) -> frozenset[str]:
+        peer.say(f"zigbee2mqtt/{lock}", sent, retain=retain)
+        peer.say("mark", b"")
+        assert marks.acquire(timeout=20)
+        return triggers.capture("entrance").occupied_locks
+
+    return triggers, say
+
+
+def test_after_the_broker_was_away_nothing_is_occupied_until_it_is_reported(mosquitto, broker, touched):
+    triggers, say = touched
+    with Peer(mosquitto.port) as peer:
+        assert say(peer, "DC001", payload(True, None)) == {"DC001"}
+    held = triggers.capture("entrance")
+    mosquitto.restart()
+    until(lambda: not triggers.capture("entrance").occupied_locks)
+    broker.wait_ready(20)
+    assert held.occupied_locks == {"DC001"}
+    with Peer(mosquitto.port) as peer:
+        assert say(peer, "DC006", payload(True, None)) == {"DC006"}
+
+
+def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
+    with Peer(mosquitto.port) as peer:
+        peer.say("zigbee2mqtt/DC001", payload(True, None), retain=True)
+        triggers = Triggers(VirtualClock(START), {"entrance": {"DC001", "DC006"}})
+        OccupancyFeed(broker, triggers)
+        marks = threading.Event()
+        broker.subscribe("mark", lambda _: marks.set())
+        broker.start()
+        broker.wait_ready(20)
+        peer.say("mark", b"")
+        assert marks.wait(20)
+        assert triggers.capture("entrance").occupied_locks == frozenset()
+
+
+def test_touches_without_a_time_do_not_count_where_times_are_asked_for():
+    fake = FakeBroker()
+    triggers = Triggers(VirtualClock(START), {"entrance": {"DC001"}})
+    OccupancyFeed(fake, triggers, stamped_only=True)
+    for stamp, occupied in ((None, frozenset()), (START, {"DC001"})):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert triggers.capture("entrance").occupied_locks == occupied
+    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    assert triggers.capture("entrance").occupied_locks == frozenset()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"[" * 60_000,
+        b'{"occupancy": "true"}',
+        b'{"occupancy": 1}',
+        b"1" * 70_000,
+    ],
+    ids=["empty", "no text", "null", "list", "string", "deep", "text for truth", "number for truth", "long"],
+)
+def test_hostile_payloads_are_ignored_with_a_line_in_the_log(mosquitto, touched, hostile):
+    _, say = touched
+    with Peer(mosquitto.port) as peer, capture_logs() as logs:
+        assert say(peer, "DC001", hostile) == frozenset()
+        assert [line["lock"] for line in logs if line["event"] == "malformed report ignored"] == ["DC001"]
+        assert say(peer, "DC001", payload(True, None)) == {"DC001"}
+
+
+def test_a_handler_that_fails_ends_nothing(mosquitto, broker):
+    seen = []
+
+    def handler(received) -> None:
+        seen.append(received.payload)
+        raise RuntimeError("broken")
+
+    broker.subscribe("anything", handler)
+    broker.start()
+    broker.wait_ready(20)
+    with Peer(mosquitto.port) as peer:
+        peer.say("anything", b"1")
+        peer.say("anything", b"2")
+        until(lambda: seen == [b"1", b"2"])
+    assert broker.connected
+
+
+def test_credentials_are_used_and_never_told(tmp_path):
+    tool = shutil.which("mosquitto_passwd")
+    if tool is None:
+        pytest.skip("needs the program mosquitto_passwd, which is not installed")
+    passwords = tmp_path / "passwords"
+    passwords.write_text("edge:geheim-4711\n")
+    subprocess.run([tool, "-U", passwords], check=True)
+    with Mosquitto(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
+        right = settings_for(mosquitto, username="edge", password="geheim-4711")
+        wrong = settings_for(mosquitto, username="edge", password="geheim-0815")
+        with capture_logs() as logs:
+            for settings, works in ((right, True), (wrong, False)):
+                broker = Broker(settings)
+                broker.start()
+                try:
+                    if works:
+                        broker.wait_ready(20)
+                    else:
+                        until(lambda: any("refuses" in line["event"] for line in logs))
+                        with pytest.raises(BrokerError) as refused:
+                            broker.wait_ready(0)
+                        assert "geheim" not in str(refused.value)
+                finally:
+                    broker.stop()
+        assert "geheim" not in repr(logs) + repr(right)
+
+
+def test_a_broker_that_was_never_there_is_waited_for(tmp_path):
+    mosquitto = Mosquitto(tmp_path)
+    broker = Broker(settings_for(mosquitto))
+    broker.start()
+    try:
+        with pytest.raises(BrokerError, match="cannot be reached"):
+            broker.wait_ready(0.05)
+        assert not broker.send(OPEN)
+        with mosquitto:
+            broker.wait_ready(20)
+            assert broker.connected
+            broker.stop()
+    finally:
+        broker.stop()
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_connection_is_encrypted_and_the_brokers_certificate_counts(tmp_path):
+    own, other = certificate(tmp_path, "own"), certificate(tmp_path, "other")
+    with Mosquitto(tmp_path, f"certfile {own[0]}", f"keyfile {own[1]}") as mosquitto:
+        for trusted, works in ((own[0], True), (other[0], False)):
+            broker = Broker(settings_for(mosquitto, host="localhost", tls=True, ca_file=trusted))
+            with capture_logs() as logs:
+                broker.start()
+                try:
+                    if works:
+                        broker.wait_ready(20)
+                        with pytest.raises(AssertionError):
+                            broker.subscribe("too/late", print)
+                    else:
+                        until(lambda: any("cannot be reached" in line["event"] for line in logs))
+                        assert not broker.connected
+                finally:
+                    broker.stop()
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path):
+    for wrong in ({"ca_file": tmp_path / "none.pem"}, {"cert_file": tmp_path / "none.pem"}):
+        with pytest.raises(ConfigError, match=r"none\.pem"):
+            Broker(BrokerSettings("localhost", "edge-1", tls=True, **wrong))
+
+
+def certificate(folder, name: str):
+    """A certificate for this machine that nobody else vouches for, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+class RealBroker(FakeBroker):
+    """The same face as the fake's, with Mosquitto behind it."""
+
+    def __init__(self, mosquitto: Mosquitto) -> None:
+        super().__init__()
+        self.mosquitto = mosquitto
+        self._heard: list[Message] = []
+        self._handled = threading.Semaphore(0)
+        self._connect()
+
+    def _connect(self) -> None:
+        self.peer = Peer(self.mosquitto.port, "#")
+        self._taken = 0
+        self._broker = Broker(settings_for(self.mosquitto))
+        for camera_lock in ("DC001", "DC002", "DC006", "DC007"):
+            topic = f"zigbee2mqtt/{camera_lock}"
+            self._broker.subscribe(topic, lambda received: self.handlers[received.topic](received))
+        self._broker.subscribe("handled", lambda _: self._handled.release())
+        self._broker.on_change(lambda connected: [listener(connected) for listener in self.listeners])
+        self._broker.start()
+        self._broker.wait_ready(20)
+
+    def send(self, message) -> bool:
+        return self._broker.send(message)
+
+    def post(self, message) -> None:
+        self._broker.post(message)
+
+    def report(self, topic: str, sent: bytes, retained: bool = False) -> None:
+        if self.connected and not retained:
+            self.peer.say(topic, sent)
+            self.peer.say("handled", b"")
+            assert self._handled.acquire(timeout=20)
+
+    @property
+    def delivered(self) -> list[Message]:
+        """What locks were told, by what zigbee2mqtt would have heard."""
+        if self.connected:
+            marker = f"{time.monotonic()}".encode()
+            assert self._broker.send(Message("marker", marker))
+            self.peer.wait_for(lambda received: any(message.payload == marker for message in received[self._taken :]))
+        new, self._taken = self.peer.received[self._taken :], len(self.peer.received)
+        for one in new:
+            if one.topic.endswith("/set"):
+                expires_s = getattr(one.properties, "MessageExpiryInterval", None)
+                self._heard.append(Message(one.topic, one.payload, one.qos, one.retain, expires_s))
+        return self._heard
+
+    @delivered.setter
+    def delivered(self, _value) -> None:
+        """The fake's, at its beginning."""
+
+    def reboot(self) -> None:
+        super().reboot()
+        if self.connected:
+            self.close()
+            self._connect()
+
+    def turn(self, connected: bool) -> None:
+        if connected:
+            self.mosquitto.start()
+            self.peer, self._taken = Peer(self.mosquitto.port, "#"), 0
+            self._broker.wait_ready(20)
+            self.connected = True
+        else:
+            _ = self.delivered
+            self.connected = False
+            self.peer.close()
+            self.mosquitto.kill()
+            until(lambda: not self._broker.connected)
+
+    def close(self) -> None:
+        self._broker.stop()
+        self.peer.close()
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_the_case_that_failed_opens_one_lock_through_a_real_broker(mosquitto, stamped):
+    broker = RealBroker(mosquitto)
+    try:
+        assert the_case_that_failed(Parts(), stamped, broker) == (["DC006"], [])
+        assert [message.topic for message in broker.delivered] == ["zigbee2mqtt/DC006/set"]
+    finally:
+        broker.close()
+
+
+def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(mosquitto):
+    """In many of them Mosquitto is killed, or the controller starts anew."""
+    unlocked = drops = 0
+    for seed in range(60):
+        broker = RealBroker(mosquitto)
+        try:
+            run = Run(seed, broker=broker)
+            assert run.play() == [], seed
+        finally:
+            if not broker.connected:
+                mosquitto.start()
+            broker.close()
+        unlocked += run.unlocked
+        drops += run.drops
+    assert unlocked > 15
+    assert drops > 10
