@@ -107,7 +107,7 @@ def decode(data: bytes | bytearray | memoryview) -> tuple[Header, NDArray[np.flo
     """
     view = memoryview(data)
     start = len(_MAGIC) + _LENGTH.size
-    if len(view) < start + _DIGEST_BYTES or view[: len(_MAGIC)] != _MAGIC:
+    if len(view) < start + _DIGEST_BYTES or bytes(view[: len(_MAGIC)]) != _MAGIC:
         raise MalformedPage("It does not begin as a gallery's page does.")
     if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
         raise MalformedPage("Its SHA-256 is not that of its contents.")

@@ -10,6 +10,7 @@ def register_commands(app: Flask) -> None:
     from app.cli.cache_embeddings import cache_embeddings
     from app.cli.doctor import doctor
     from app.cli.domains import domains
+    from app.cli.edge import edge
     from app.cli.enrol import enrol
     from app.cli.erase import erase, export_person, purge
     from app.cli.imports import import_
@@ -33,5 +34,5 @@ def register_commands(app: Flask) -> None:
         purge,
         export_person,
     )
-    for command in (*galleries, import_, jobs, keys, models, quarantine, audit, doctor, benchmark):
+    for command in (*galleries, import_, jobs, keys, models, quarantine, audit, doctor, benchmark, edge):
         app.cli.add_command(command)

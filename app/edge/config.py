@@ -1,34 +1,30 @@
 """The settings of one controller: a TOML file that is checked as a whole before anything starts.
 
-Secrets do not stand in it: it names files that hold them, or they come from the environment (`FACEDEX_EDGE_KEY`,
-`FACEDEX_EDGE_BROKER_PASSWORD`).
+Secrets do not stand in it: it names files that hold them (`app.edge.secrets`).
 """
 
 import json
-import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
 
 from app.edge.errors import ConfigError
-
-KEY_VARIABLE: Final = "FACEDEX_EDGE_KEY"
-PASSWORD_VARIABLE: Final = "FACEDEX_EDGE_BROKER_PASSWORD"  # noqa: S105 -- the name of a variable
-_SECRET_MAX_BYTES: Final = 4_096
+from app.edge.faults import faults_of
+from app.edge.sources.dynamodb_items import MemberTable, ReservationTable
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -36,11 +32,22 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "")) / path
 
 
+def _source_beside(source: str, info: ValidationInfo) -> str:
+    """The same, of a source that is a file or a folder."""
+    kind, _, rest = source.partition(":")
+    return f"{kind}:{_beside_the_file(Path(rest), info)}" if kind in ("video", "folder") else source
+
+
 FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
 # A level of an MQTT topic: no separator, no wildcard, nothing that a broker refuses.
 Level = Annotated[str, StringConstraints(pattern=r"^[^/+#\x00-\x1f]+$", max_length=128)]
 Topic = Annotated[str, StringConstraints(pattern=r"^[^+#\x00-\x1f]+$", max_length=512)]
+_RESERVATIONS: Final = TypeAdapter(ReservationTable)
+_MEMBERS: Final = TypeAdapter(MemberTable)
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+Source = Annotated[
+    str, StringConstraints(pattern=r"^(rtsps?://|video:|folder:).+$", max_length=2_000), AfterValidator(_source_beside)
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Mode = Literal["server", "local", "auto"]
@@ -72,20 +79,48 @@ class ServerSection(_Section):
     retry_after_max_s: Seconds = 30.0
 
 
-class DynamoSection(_Section):
-    """The tables, where members come from DynamoDB; credentials are those that boto3 finds."""
+Columns = dict[str, Text | tuple[Text, ...]]
 
-    region: Text
-    reservations: Text
-    members: Text
+
+class DynamoSection(_Section):
+    """Where members come from DynamoDB; credentials are those that boto3 finds.
+
+    Attributes:
+        region, endpoint, horizon_s: as `app.edge.sources.dynamodb.DynamoSettings`.
+        reservations, members: their index and attributes, where not as usual: as `ReservationTable` and `MemberTable`.
+    """
+
+    region: Text | None = None
     endpoint: Text | None = None
+    horizon_s: Seconds = 86_400.0
+    reservations: Columns = {}
+    members: Columns = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, given, table in (
+            ("reservations", self.reservations, ReservationTable),
+            ("members", self.members, MemberTable),
+        ):
+            if unknown := sorted(given.keys() - {column.name for column in fields(table)}):
+                raise ValueError(f"{name}.{unknown[0]}: there is no such setting")
+        try:
+            self.tables()
+        except ValidationError as error:
+            item = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, item['loc']))}: {item['msg']}") from None
+        return self
+
+    def tables(self) -> tuple[ReservationTable, MemberTable]:
+        """The tables, with what is usual where nothing is said."""
+        return _RESERVATIONS.validate_python(self.reservations), _MEMBERS.validate_python(self.members)
 
 
 class GallerySection(_Section):
     """Where members come from.
 
     Attributes:
-        source: Facedex's feed, DynamoDB, or nothing but the local file.
+        source: Facedex's feed, or DynamoDB.
         cache: the local file; a restart begins with it.
         cache_max_age_s: an older file is not used.
         interval_s: between one refresh and the next.
@@ -93,7 +128,7 @@ class GallerySection(_Section):
         stored, codes: as `app.edge.gallery.Gallery`.
     """
 
-    source: Literal["feed", "dynamodb", "file"] = "feed"
+    source: Literal["feed", "dynamodb"] = "feed"
     cache: FilePath
     cache_max_age_s: Annotated[float, Field(gt=0, le=31_536_000)] = 86_400.0
     interval_s: Seconds = 5.0
@@ -180,7 +215,7 @@ class CameraSection(_Section):
     """
 
     name: Level
-    source: Annotated[str, StringConstraints(pattern=r"^(rtsps?://|video:|folder:).+$")] | None = None
+    source: Source | None = None
     source_file: FilePath | None = None
     locks: tuple[Level, ...]
     motion_topic: Topic | None = None
@@ -233,6 +268,8 @@ class EdgeConfig(_Section):
         topics = [camera.motion_topic for camera in self.cameras if camera.motion_topic is not None]
         if twice := _repeated(topics):
             raise ValueError(f"cameras: the motion_topic {twice!r} stands there twice")
+        if self.gallery.source == "feed" and ("/" in self.server.domain or self.server.domain in (".", "..")):
+            raise ValueError("server.domain: such a name cannot stand in an address; give the domain's id")
         if self.recognition.models_dir is None and self.gallery.contract is None:
             raise ValueError("gallery.contract is needed where recognition.models_dir names no pack")
         return self
@@ -245,31 +282,6 @@ class EdgeConfig(_Section):
     def locks_of_cameras(self) -> dict[str, frozenset[str]]:
         """The locks that each camera sees."""
         return {camera.name: frozenset(camera.locks) for camera in self.cameras}
-
-    def secrets(self, environ: Mapping[str, str] = os.environ) -> "Secrets":
-        """What the files and the environment hold.
-
-        Raises:
-            ConfigError: a file cannot be read, or there is no key.
-        """
-        api_key = _secret(self.server.key_file, environ.get(KEY_VARIABLE))
-        if api_key is None:
-            raise ConfigError(f"server.key_file is not set, and neither is {KEY_VARIABLE}.")
-        password = _secret(self.broker.password_file, environ.get(PASSWORD_VARIABLE))
-        return Secrets(api_key, password, {camera.name: _source(camera) for camera in self.cameras})
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What may stand in no log: `repr` and `str` show none of it.
-
-    Attributes:
-        sources: by camera: where its pictures come from.
-    """
-
-    api_key: SecretStr
-    broker_password: SecretStr | None
-    sources: Mapping[str, SecretStr] = field(repr=False)
 
 
 def load_config(path: Path) -> EdgeConfig:
@@ -298,34 +310,7 @@ def parse_config(text: str, folder: Path) -> EdgeConfig:
         # By way of JSON: strict checks then take a list for a tuple and a text for a path, and still no text for a number.
         return EdgeConfig.model_validate_json(json.dumps(data, default=str), context={"folder": str(folder)})
     except ValidationError as error:
-        raise ConfigError("; ".join(_faults(error, data))) from None
-
-
-def _faults(error: ValidationError, data: Mapping[str, Any]) -> Iterable[str]:
-    for item in error.errors(include_url=False, include_input=False):
-        reason = "there is no such setting" if item["type"] == "extra_forbidden" else item["msg"]
-        where = _where(item["loc"], data)
-        yield f"{where}: {reason}" if where else reason.removeprefix("Value error, ")
-
-
-def _where(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
-    """`cameras["entrance"].fps`: a camera by its name, where it has one."""
-    found = ""
-    value: Any = data
-    for part in loc:
-        value = _inside(value, part)
-        if isinstance(part, int):
-            name = value.get("name") if isinstance(value, dict) else None
-            found += f'["{name}"]' if isinstance(name, str) else f"[{part}]"
-        else:
-            found += f".{part}" if found else part
-    return found
-
-
-def _inside(value: Any, part: int | str) -> Any:
-    if isinstance(value, dict):
-        return value.get(part)
-    return value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
+        raise ConfigError("; ".join(faults_of(error, data))) from None
 
 
 def _repeated(values: Iterable[str]) -> str | None:
@@ -335,30 +320,3 @@ def _repeated(values: Iterable[str]) -> str | None:
             return value
         seen.add(value)
     return None
-
-
-def _source(camera: CameraSection) -> SecretStr:
-    if camera.source is not None:
-        return SecretStr(camera.source)
-    found = _secret(camera.source_file, None)
-    if found is None or not found.get_secret_value().startswith(("rtsp://", "rtsps://", "video:", "folder:")):
-        raise ConfigError(f'cameras["{camera.name}"].source_file holds no rtsp://, video: or folder: source.')
-    return found
-
-
-def _secret(path: Path | None, given: str | None) -> SecretStr | None:
-    """The environment's, else the file's."""
-    if given:
-        return SecretStr(given)
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_SECRET_MAX_BYTES).decode().strip()
-    except OSError as error:
-        raise ConfigError(f"The file {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"The file {path} is not UTF-8.") from None
-    if not text or "\n" in text:
-        raise ConfigError(f"The file {path} has to hold one line.")
-    return SecretStr(text)

@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,8 @@ log = structlog.stdlib.get_logger("facedex.edge.gallery")
 
 # Templates that are looked at together while a list is compared with what is there.
 _BLOCK: Final = 4_096
+# So many times more rows than are somebody's, and they are moved together.
+_SPARSE: Final = 4
 
 Rows1D = NDArray[np.intp]
 _NO_ROWS: Final[Rows1D] = np.empty(0, dtype=np.intp)
@@ -53,13 +56,17 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A change that has been checked. `units` are the new rows of `changed`, one member after the other."""
+    """A change that has been checked. `blocks` are the new rows of `changed`, one member after the other, and their norms."""
 
     removed: tuple[str, ...]
     changed: tuple[MemberTemplates, ...]
-    units: Float32Array
-    norms: Float32Array
+    blocks: tuple[tuple[Float32Array, Float32Array], ...]
     relabelled: tuple[MemberTemplates, ...]
+
+    @property
+    def row_count(self) -> int:
+        """New rows."""
+        return sum(len(norms) for _, norms in self.blocks)
 
 
 class Gallery:
@@ -80,6 +87,7 @@ class Gallery:
         self.dimension = dimension
         self._write_lock = threading.Lock()
         self._rows = Rows(dimension, stored, codes=codes)
+        self._left: list[Rows] = []
         self._kept: dict[str, _Kept] = {}
         self._numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
@@ -126,7 +134,7 @@ class Gallery:
         if plan.changed or plan.removed or plan.relabelled:
             self._carry_out(plan)
         else:
-            self._rows.reclaim()
+            self._reclaim()
         if not self._built:
             self._built = True
             log.info(f"Built embeddings matrix: {len(self._kept)} members")
@@ -139,8 +147,7 @@ class Gallery:
         suspects = [given for given in wanted if not self._is_same_object(given)]
         changed: list[MemberTemplates] = []
         relabelled: list[MemberTemplates] = []
-        units: list[Float32Array] = [np.empty((0, self.dimension), np.float32)]
-        norms: list[Float32Array] = [np.empty(0, np.float32)]
+        blocks: list[tuple[Float32Array, Float32Array]] = []
         for block in _blocks(suspects):
             these, lengths = unit_rows(_stacked(block, self.dimension), self.dimension)
             sizes = [len(given.embeddings) for given in block]
@@ -152,10 +159,12 @@ class Gallery:
                     relabelled.append(given)
                 else:
                     self._kept[given.member.key].given = weakref.ref(given)
-            taken = ~np.repeat(same, sizes)
-            units.append(these[taken])
-            norms.append(lengths[taken])
-        return _Plan(gone, tuple(changed), np.concatenate(units), np.concatenate(norms), tuple(relabelled))
+            if not any(same):
+                blocks.append((these, lengths))
+            elif not all(same):
+                taken = ~np.repeat(same, sizes)
+                blocks.append((these[taken], lengths[taken]))
+        return _Plan(gone, tuple(changed), tuple(blocks), tuple(relabelled))
 
     def _is_same_object(self, given: MemberTemplates) -> bool:
         """Whether it is the very object that the member was made of, which then cannot have changed."""
@@ -185,48 +194,72 @@ class Gallery:
 
     def _carry_out(self, plan: _Plan) -> None:
         """Write what is new where nobody reads, publish, and only then let go of what is old."""
-        table = self._snapshot.rows.copied()
-        replaced = [self._kept[given.member.key].rows for given in plan.changed if given.member.key in self._kept]
-        freed = np.concatenate([_NO_ROWS, *replaced, *(self._remove(key) for key in plan.removed)])
+        table, rows = self._snapshot.rows.copied(), self._rows
+        old = (*plan.removed, *(given.member.key for given in plan.changed if given.member.key in self._kept))
+        freed = np.concatenate([_NO_ROWS, *(self._kept[key].rows for key in old)])
         table.owners[freed] = NOBODY
-        if not self._rows.room_for(len(plan.units)):
-            table, freed = self._move(table, len(plan.units)), _NO_ROWS
-        where = self._rows.write(plan.units, plan.norms)
-        table = table.grown(self._rows.used)
-        for given, rows in zip(plan.changed, _shares(where, plan.changed), strict=True):
-            self._put(given, rows, table)
-        for given in plan.relabelled:
-            self._put(given, self._kept[given.member.key].rows, table)
+        moved_to: Rows1D | None = None
+        left: Rows | None = None
+        if not rows.room_for(plan.row_count) or self._is_sparse(table, plan.row_count):
+            # Copy what is somebody's to other memory; readers keep what they have.
+            keep = np.flatnonzero(table.owners != NOBODY)
+            moved_to = np.full(len(table.owners), -1, dtype=np.intp)
+            moved_to[keep] = np.arange(len(keep))
+            rows, table = rows.moved(keep, plan.row_count), table.taken(keep)
+        where = rows.write_all(plan.blocks)
+        table = table.grown(rows.used)
+        # All that may lack memory is done: so far nothing has changed that anybody sees, the writer's books neither.
+        if moved_to is not None:
+            for kept in self._kept.values():
+                kept.rows = moved_to[kept.rows]
+            left, self._rows = self._rows, rows
+        for key in plan.removed:
+            self._remove(key)
+        self._put(plan.changed, _shares(where, plan.changed), table)
+        self._put(plan.relabelled, [self._kept[given.member.key].rows for given in plan.relabelled], table)
         self._snapshot = self._publish(table)
-        self._rows.free(freed)
+        if left is None:
+            self._rows.free(freed)
+        else:
+            left.leave(freed)
+            self._left.append(left)
+        self._reclaim()
 
-    def _move(self, table: RowTable, count: int) -> RowTable:
-        """Copy what is somebody's to memory with room for `count` rows more; readers keep what they have."""
-        keep = np.flatnonzero(table.owners != NOBODY)
-        moved_to = np.full(len(table.owners), -1, dtype=np.intp)
-        moved_to[keep] = np.arange(len(keep))
-        for kept in self._kept.values():
-            kept.rows = moved_to[kept.rows]
-        self._rows = self._rows.moved(keep, count)
-        return table.taken(keep)
+    def _reclaim(self) -> None:
+        """Wipe what nobody reads any more, also where everything was moved away from."""
+        for rows in (self._rows, *self._left):
+            rows.reclaim()
+        self._left = [rows for rows in self._left if rows.has_unwiped]
 
-    def _remove(self, key: str) -> Rows1D:
+    @staticmethod
+    def _is_sparse(table: RowTable, more: int) -> bool:
+        """Whether most rows are nobody's, which every search would go through."""
+        return len(table.owners) > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
+
+    def _remove(self, key: str) -> None:
         kept = self._kept.pop(key)
         del self._numbers[key]
         self._members[kept.number] = None
         self._free_numbers.append(kept.number)
-        return kept.rows
 
-    def _put(self, given: MemberTemplates, rows: Rows1D, table: RowTable) -> None:
-        """Make these rows the member's."""
-        member, kept = given.member, self._kept.get(given.member.key)
-        number = kept.number if kept is not None else self._free_number()
-        self._members[number] = member
-        self._numbers[member.key] = number
-        table.owners[rows] = number
-        table.valid_from[rows] = -np.inf if member.valid_from is None else member.valid_from
-        table.valid_until[rows] = np.inf if member.valid_until is None else member.valid_until
-        self._kept[member.key] = _Kept(number, member, rows, weakref.ref(given))
+    def _put(self, given: Sequence[MemberTemplates], rows: Sequence[Rows1D], table: RowTable) -> None:
+        """Make these rows the members'."""
+        if not given:
+            return
+        numbers = []
+        for one, its in zip(given, rows, strict=True):
+            member, kept = one.member, self._kept.get(one.member.key)
+            number = kept.number if kept is not None else self._free_number()
+            numbers.append(number)
+            self._members[number] = member
+            self._numbers[member.key] = number
+            self._kept[member.key] = _Kept(number, member, its, weakref.ref(one))
+        sizes, where = [len(its) for its in rows], np.concatenate(rows)
+        table.owners[where] = np.repeat(numbers, sizes)
+        begins = [-np.inf if one.member.valid_from is None else one.member.valid_from for one in given]
+        ends = [np.inf if one.member.valid_until is None else one.member.valid_until for one in given]
+        table.valid_from[where] = np.repeat(begins, sizes)
+        table.valid_until[where] = np.repeat(ends, sizes)
 
     def _free_number(self) -> int:
         if self._free_numbers:
@@ -285,4 +318,5 @@ def _stacked(block: Sequence[MemberTemplates], dimension: int) -> NDArray[Any]:
 
 def _shares(where: Rows1D, changed: Sequence[MemberTemplates]) -> list[Rows1D]:
     """Which of the new rows are whose."""
-    return np.split(where, np.cumsum([len(given.embeddings) for given in changed])[:-1]) if changed else []
+    ends = accumulate(len(given.embeddings) for given in changed)
+    return [where[end - len(given.embeddings) : end] for given, end in zip(changed, ends, strict=True)]

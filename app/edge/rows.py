@@ -2,6 +2,7 @@
 
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ Stored = Literal["float32", "float16"]
 _SPARE: Final = 1 / 8
 _SPARE_MIN: Final = 256
 _LEVELS: Final = 127
+# Vectors that are encoded at once, so that all of it stays in the processor's cache.
+_ENCODED: Final = 256
 
 
 class Rows:
@@ -72,32 +75,57 @@ class Rows:
         other.used = size
         return other
 
-    def write(self, units: Float32Array, norms: Float32Array) -> NDArray[np.intp]:
+    def write_all(self, blocks: Iterable[tuple[Float32Array, Float32Array]]) -> NDArray[np.intp]:
         """Write new rows where nobody reads; there has to be room. Returns where they are.
 
+        What was written is given back where one block cannot be written.
+
         Args:
-            units: float32, (N, D), unit length.
-            norms: float32, (N,).
+            blocks: of unit vectors, float32, (N, D), and their lengths before, float32, (N,).
         """
-        reused = [self._free.pop() for _ in range(min(len(units), len(self._free)))]
-        fresh = range(self.used, self.used + len(units) - len(reused))
-        where = np.array([*reused, *fresh], dtype=np.intp)
-        self.used = max(self.used, fresh.stop)
-        split = len(reused)
-        # What goes to the end is one slice: quicker than one row after the other.
-        for target, source in ((where[:split], units[:split]), (slice(fresh.start, fresh.stop), units[split:])):
-            self.matrix[target] = source
-            if self.has_codes:
-                # Of what is stored: with float16 that is not quite what was given.
-                self.codes[target], self.scales[target], self.errors[target] = encode(self.matrix[target])
-        self.norms[where] = norms
-        return where
+        where = [np.empty(0, dtype=np.intp)]
+        try:
+            for units, norms in blocks:
+                where.append(self._reserve(len(units)))
+                self._write(where[-1], units, norms)
+        except BaseException:
+            self.free(np.concatenate(where))
+            raise
+        return np.concatenate(where)
+
+    def _reserve(self, count: int) -> NDArray[np.intp]:
+        """Rows to write to: those to be used again, then those at the end."""
+        reused = [self._free.pop() for _ in range(min(count, len(self._free)))]
+        fresh = range(self.used, self.used + count - len(reused))
+        self.used = fresh.stop
+        return np.array([*reused, *fresh], dtype=np.intp)
+
+    def _write(self, where: NDArray[np.intp], units: Float32Array, norms: Float32Array) -> None:
+        # What goes to the end is one slice, quicker than one row after the other.
+        target = slice(where[0], where[-1] + 1) if _is_range(where) else where
+        self.matrix[target] = units
+        if self.has_codes:
+            # Of what is stored: with float16 that is not quite what was given.
+            stored = units if self.stored == "float32" else units.astype(self.stored)
+            self.codes[target], self.scales[target], self.errors[target] = encode(stored)
+        self.norms[target] = norms
 
     def free(self, rows: NDArray[np.intp]) -> None:
         """Give rows back, after a snapshot without them has been published."""
         if len(rows):
             self._freed.append((self._next_mark, rows))
         self.reclaim()
+
+    def leave(self, rows: NDArray[np.intp]) -> None:
+        """Give rows back that every snapshot with a mark has; after what else there is has been moved to other memory."""
+        if len(rows):
+            self._freed.append((self._next_mark + 1, rows))
+        self.reclaim()
+
+    @property
+    def has_unwiped(self) -> bool:
+        """Whether rows were given back that are not wiped yet."""
+        return bool(self._freed)
 
     def reclaim(self) -> None:
         """Wipe the freed rows that nobody reads any more."""
@@ -135,11 +163,23 @@ def encode(vectors: NDArray[Any]) -> tuple[NDArray[np.int8], Float32Array, Float
         codes, int8, (N, D), -127 to 127; scales, float32, (N,): a vector is about `codes / scale`; and an upper bound of the
         length of what was rounded off, float32, (N,).
     """
-    exact = vectors.astype(np.float32, copy=False)
-    largest = np.abs(exact).max(axis=1, initial=0.0)
-    scales = (_LEVELS / np.maximum(largest, np.finfo(np.float32).tiny)).astype(np.float32)
-    codes = np.rint(exact * scales[:, None]).astype(np.int8)
-    rest = exact - codes.astype(np.float32) / scales[:, None]
-    # A little more, for what float32 rounds off here and in the products.
-    errors = np.linalg.norm(rest, axis=1).astype(np.float32) * np.float32(1.001) + np.float32(1e-6)
+    codes = np.empty(vectors.shape, dtype=np.int8)
+    scales, errors = np.empty(len(vectors), np.float32), np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), _ENCODED):
+        some = slice(start, start + _ENCODED)
+        exact = vectors[some].astype(np.float32, copy=False)
+        largest = np.maximum(exact.max(axis=1, initial=0.0), -exact.min(axis=1, initial=0.0))
+        scales[some] = _LEVELS / np.maximum(largest, np.finfo(np.float32).tiny)
+        rounded = exact * scales[some, None]
+        np.rint(rounded, out=rounded)
+        codes[some] = rounded
+        rounded /= scales[some, None]
+        np.subtract(exact, rounded, out=rounded)
+        # A little more, for what float32 rounds off here and in the products.
+        errors[some] = np.sqrt(np.einsum("nd,nd->n", rounded, rounded)) * np.float32(1.001) + np.float32(1e-6)
     return codes, scales, errors
+
+
+def _is_range(rows: NDArray[np.intp]) -> bool:
+    """Whether they are one after the other."""
+    return len(rows) > 0 and bool(np.all(np.diff(rows) == 1))

@@ -3,7 +3,9 @@
 import click
 
 from scripts.benchmarks.audit import audit
+from scripts.benchmarks.dynamodb import dynamodb
 from scripts.benchmarks.embedder import embedder
+from scripts.benchmarks.gallery import gallery
 from scripts.benchmarks.memory import memory
 from scripts.benchmarks.migrate import migrate_pkl
 from scripts.benchmarks.overload import overload
@@ -19,7 +21,9 @@ def bench() -> None:
 
 
 bench.add_command(audit)
+bench.add_command(dynamodb)
 bench.add_command(embedder)
+bench.add_command(gallery)
 bench.add_command(memory)
 bench.add_command(migrate_pkl)
 bench.add_command(overload)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from app.edge.config import KEY_VARIABLE, PASSWORD_VARIABLE, EdgeConfig, load_config, parse_config
+from app.edge.config import EdgeConfig, load_config, parse_config
 from app.edge.errors import ConfigError
+from app.edge.secrets import KEY_VARIABLE, PASSWORD_VARIABLE, read_secrets
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs/edge.example.toml"
 
@@ -38,7 +39,8 @@ def test_the_example_is_accepted():
 def test_what_the_example_comments_out_is_the_default_or_accepted():
     lines = EXAMPLE.read_text().splitlines()
     optional = {"contract", "username", "password_file", "ca_file", "threshold", "margin", "max_distance", "region"}
-    optional |= {"reservations", "members", "[gallery.dynamodb]"}
+    optional |= {"table", "horizon_s", "[gallery.dynamodb]"}
+    optional |= {"[gallery.dynamodb.reservations]", "[gallery.dynamodb.members]"}
     uncommented = []
     for line in lines:
         setting = line.removeprefix("# ").split(" ")[0]
@@ -61,14 +63,15 @@ def test_every_setting_is_in_the_example():
             if not sections:
                 yield name
 
-    missing = [name for name in names(EdgeConfig) if f"{name} = " not in text]
-    assert missing == ["endpoint"]  # of DynamoDB's own use in tests
+    missing = [name for name in names(EdgeConfig) if f"{name} = " not in text and f"dynamodb.{name}]" not in text]
+    assert missing == ["endpoint"]  # of another DynamoDB than Amazon's
 
 
 def test_relative_paths_start_beside_the_file():
     config = parse()
     assert config.gallery.cache == Path("/etc/edge/gallery.cache")
     assert config.server.key_file == Path("/etc/edge/api.key")
+    assert config.cameras[0].source == "folder:/etc/edge/frames"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +91,15 @@ def test_relative_paths_start_beside_the_file():
         (('["DC001", "DC006"]', '["DC001/set"]'), 'cameras["entrance"].locks[0]: '),
         (('["DC001", "DC006"]', '["#"]'), 'cameras["entrance"].locks[0]: '),
         (('name = "front-desk"', 'name = "a/b"'), "name: "),
+        (('domain = "hotel"', 'domain = "a/b"'), "server.domain: such a name cannot stand in an address"),
         (("contract =", "#"), "gallery.contract is needed"),
         (("[gallery]", '[recognition]\nmode = "auto"\n[gallery]'), 'mode = "auto" needs models_dir'),
         (("[gallery]", '[gallery]\nsource = "dynamodb"'), "[gallery.dynamodb] belong together"),
+        (
+            ("[broker]", '[gallery.dynamodb.members]\nnam = "x"\n[broker]'),
+            "gallery.dynamodb: Value error, members.nam: there is no such setting",
+        ),
+        (("[broker]", '[gallery.dynamodb.reservations]\nwritten = "hours"\n[broker]'), "written: "),
         (('url = "http://127.0.0.1:8000"', 'url = "http://user:pass@host"'), "server.url: "),
         (("[broker]", "[broker"), "not TOML: "),
     ],
@@ -125,13 +134,13 @@ def test_secrets_come_from_files_and_the_environment_and_are_never_shown(tmp_pat
     (tmp_path / "camera").write_text("rtsp://user:word@camera/1\n")
     text = LEAST.replace('source = "folder:frames"', 'source_file = "camera"')
     config = parse_config(text, tmp_path)
-    secrets = config.secrets({PASSWORD_VARIABLE: "of-the-broker"})
+    secrets = read_secrets(config, {PASSWORD_VARIABLE: "of-the-broker"})
     assert secrets.api_key.get_secret_value() == "key-of-the-file"
     assert secrets.broker_password.get_secret_value() == "of-the-broker"
     assert secrets.sources["entrance"].get_secret_value() == "rtsp://user:word@camera/1"
     shown = f"{secrets!r} {secrets} {config!r}"
     assert not any(secret in shown for secret in ("key-of-the-file", "of-the-broker", "user:word"))
-    assert config.secrets({KEY_VARIABLE: "other"}).api_key.get_secret_value() == "other"
+    assert read_secrets(config, {KEY_VARIABLE: "other"}).api_key.get_secret_value() == "other"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff\xfe"])
@@ -139,9 +148,9 @@ def test_a_secret_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path, 
     if content is not None:
         (tmp_path / "api.key").write_bytes(content)
     with pytest.raises(ConfigError, match=r"api\.key"):
-        parse_config(LEAST, tmp_path).secrets({})
+        read_secrets(parse_config(LEAST, tmp_path), {})
 
 
 def test_no_key_at_all_is_an_error():
     with pytest.raises(ConfigError, match=KEY_VARIABLE):
-        parse(LEAST.replace('key_file = "api.key"', "")).secrets({})
+        read_secrets(parse(LEAST.replace('key_file = "api.key"', "")), {})

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from structlog.testing import capture_logs
 
+from app.edge import rows as rows_module
 from app.edge.errors import DuplicateMember, NotFinite, WrongContract, WrongDimension
 from app.edge.gallery import Changes, Gallery
 from app.edge.members import GalleryDelta, Member, MemberTemplates
+from app.edge.rows import Rows
 from app.edge.snapshot import Snapshot
 from tests.edge.making import CONTRACT, DIMENSION, delta, member, templates, vector
 
@@ -178,6 +180,22 @@ def test_what_was_removed_is_wiped_once_nobody_reads_it() -> None:
     assert not np.any(matrix[row])
 
 
+def test_what_was_removed_is_wiped_where_everything_was_moved_away_from_too() -> None:
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates(f"m{number}", number) for number in range(200)])
+    held = gallery.snapshot
+    matrix, codes = held.matrix, held.codes
+    gallery.apply(delta([templates(f"n{number}", number + 500) for number in range(300)], ["m7"]))
+    assert gallery.snapshot.matrix.base is not matrix.base
+    gallery.apply(delta([]))
+    assert held.match(vector(7), now=0.0)[0].member.key == "m7"
+    del held
+    gallery.apply(delta([]))
+    assert not matrix[7].any()
+    assert not codes[7].any()
+    assert matrix[8].any()
+
+
 def test_a_batch_is_answered_like_one_probe_after_the_other() -> None:
     gallery = Gallery(CONTRACT, DIMENSION)
     gallery.update([templates(f"m{number}", number) for number in range(300)])
@@ -227,3 +245,46 @@ def test_memory_grows_by_copying_once_and_keeps_everybody() -> None:
     for number in range(3_000):
         (best,) = snapshot.match(vector(number), now=0.0, top_k=1)
         assert (best.member.key == f"m{number}") == (number % 500 >= 100)
+
+
+@pytest.mark.parametrize("call", ["moved", "encode"])
+def test_where_memory_is_short_the_update_is_as_if_never_asked_for(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Nobody may stay findable of whom the writer knows no more."""
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates(f"m{number}", number) for number in range(200)])
+    before, change = gallery.snapshot, delta([templates(f"n{number}", number + 500) for number in range(300)], ["m7"])
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Rows, "moved") if call == "moved" else (rows_module, "encode")), fail)
+        with pytest.raises(MemoryError):
+            gallery.apply(change)
+    assert gallery.snapshot is before
+    assert before.match(vector(7), now=0.0)[0].member.key == "m7"
+    assert gallery.apply(change) == Changes(300, 1, 0)
+    assert "m7" not in {match.member.key for match in gallery.snapshot.match(vector(7), now=0.0, top_k=500)}
+    assert gallery.snapshot.match(vector(799), now=0.0)[0].member.key == "n299"
+
+
+def test_rows_of_an_update_that_failed_are_wiped_and_used_again() -> None:
+    rows = Rows(DIMENSION, "float32", codes=False)
+    units = np.ones((10, DIMENSION), np.float32)
+    lengths = np.ones(10, np.float32)
+    with pytest.raises(ValueError, match="broadcast"):
+        rows.write_all([(units, lengths), (np.ones((5, DIMENSION + 1), np.float32), lengths[:5])])
+    assert not rows.matrix.any()
+    rows.write_all([(units, lengths), (units[:5], lengths[:5])])
+    assert (rows.used, int(rows.matrix.any(axis=1).sum())) == (15, 15)
+
+
+def test_after_most_have_left_a_search_goes_through_few_rows() -> None:
+    gallery = Gallery(CONTRACT, DIMENSION)
+    everybody = [templates(f"m{number}", number) for number in range(25_000)]
+    gallery.update(everybody)
+    held = gallery.snapshot
+    assert gallery.update(everybody[:40]) == Changes(0, 24_960, 0)
+    assert len(gallery.snapshot.matrix) == 40
+    assert gallery.snapshot.match(vector(39), now=0.0)[0].member.key == "m39"
+    assert held.match(vector(24_999), now=0.0)[0].member.key == "m24999"

@@ -19,7 +19,7 @@ SERVER = {
     "redis",
     "sqlalchemy",
 }
-SHARED = ("app.edge", "app.vision", "app.errors", "app.deadline", "app.version")
+SHARED = ("app.edge", "app.vision", "app.errors", "app.deadline", "app.gallery_pages", "app.version")
 
 # Everything of the edge, as a program of its own would import it.
 LOADING = """

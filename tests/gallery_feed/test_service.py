@@ -134,9 +134,15 @@ def test_whatever_is_written_is_told_and_nothing_else(
 def test_a_rollback_is_not_told(feed: GalleryFeed, database: Database, make_gallery: Maker) -> None:
     domain_id = make_gallery("people", random_units(2, 8)).domain_id
     before = version_of(database)
-    with pytest.raises(ZeroDivisionError), database.transaction() as session:
-        delete_person(session, domain_id, person_id(database, "p0"))
-        raise ZeroDivisionError
+    gone = person_id(database, "p0")
+
+    def begin_and_break_off() -> None:
+        with database.transaction() as session:
+            delete_person(session, domain_id, gone)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        begin_and_break_off()
     assert version_of(database) == before
 
 

@@ -9,17 +9,17 @@ class Source(Protocol):
     """A place that knows who is a member.
 
     Attributes:
-        name: for logs and the state of health.
+        name: for logs and the state of health, and for the cache file to know whose members it holds; without secrets.
     """
 
     name: str
 
     def fetch(self, since: str | None) -> GalleryDelta:
-        """What has changed since that version; everything where it is None, or where the source knows no versions.
+        """What has changed since that version; everything where it is None, or where the source cannot tell: `full` says so.
 
         Raises:
             SourceUnavailable: it may work later.
             SourceRefused: somebody has to change something.
-            MalformedMembers: what came is not what was agreed on.
+            MalformedMembers: what came is not what was agreed on; nothing of it is used.
         """
         ...

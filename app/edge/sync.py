@@ -1,0 +1,211 @@
+"""Keeps the gallery up to date: from the local file first, then by what its source says has changed; never in anybody's way."""
+
+import random
+import threading
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from app.edge.clock import Clock
+from app.edge.errors import EdgeError
+from app.edge.gallery import Changes, Gallery
+from app.edge.sources import Source
+from app.edge.sources.file import CacheFile
+
+log = structlog.stdlib.get_logger("facedex.edge.sync")
+
+# Not each of many new members wears the disk; who is gone, or may open something else, is written sooner.
+_SAVE_ADDED_S: Final = 60.0
+_SAVE_OTHERS_S: Final = 5.0
+# A file that nothing changes in is written again at this share of the age that it may reach.
+_REFRESH_SHARE: Final = 0.25
+# Controllers that were started together do not ask together.
+_JITTER: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SyncState:
+    """What health says of it.
+
+    Attributes:
+        source: the source's name.
+        version: of what the gallery holds; None before anything came.
+        right_at: when the gallery was last known to be right, Unix seconds; None: never.
+        from_cache: nothing has come from the source itself since the start.
+        failures: of the source, one after the other, since the last success.
+        error: what the last attempt failed of; None where it did not.
+        cache_error: why the file could not be read or written last; None where it could.
+        saved_at: when the file was last written by this process, Unix seconds; None: not yet.
+    """
+
+    source: str
+    version: str | None = None
+    right_at: float | None = None
+    from_cache: bool = False
+    failures: int = 0
+    error: str | None = None
+    cache_error: str | None = None
+    saved_at: float | None = None
+
+    def staleness_s(self, now: float) -> float | None:
+        """For how long nobody has said that the gallery is right; None: nobody ever has."""
+        return None if self.right_at is None else max(0.0, now - self.right_at)
+
+
+class GallerySync:
+    """Brings changes from a source to a gallery, and from the gallery to a file.
+
+    Whatever fails, the gallery stays as it is: recognition goes on with what there was, and `state` says since when.
+
+    Args:
+        cache: None: nothing is kept, and each start needs the source.
+        interval_s: from the end of one attempt to the next.
+    """
+
+    def __init__(
+        self, gallery: Gallery, source: Source, cache: CacheFile | None, interval_s: float, clock: Clock
+    ) -> None:
+        self._gallery = gallery
+        self._source = source
+        self._cache = cache
+        self._interval_s = interval_s
+        self._clock = clock
+        self._state = SyncState(source.name)
+        self._working = threading.Lock()
+        self._ending = threading.Event()
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        # What the file has not got yet, and how long it may wait; None: it has everything.
+        self._save_within_s: float | None = None
+        self._tried_to_save: float | None = None
+        # What the file says of itself; None: there is none that can be used.
+        self._file_right_at: float | None = None
+
+    @property
+    def state(self) -> SyncState:
+        """As of now; replaced as a whole."""
+        return self._state
+
+    def load(self) -> bool:
+        """Begin with what the file has. Whether it could be used."""
+        if self._cache is None:
+            return False
+        with self._working:
+            try:
+                delta, right_at = self._cache.load(self._clock.now())
+                self._gallery.apply(delta)
+            except EdgeError as error:
+                log.warning(f"Starting without the cache file: {error}")
+                if self._cache.path.exists():
+                    self._state = replace(self._state, cache_error=str(error))
+                return False
+            self._file_right_at = right_at
+            self._state = replace(self._state, version=delta.version or None, right_at=right_at, from_cache=True)
+        log.info("Started from the cache file", members=len(self._gallery.snapshot), version=delta.version)
+        return True
+
+    def sync_once(self) -> Changes:
+        """Ask the source once, and take over what it says; then save, where that is due.
+
+        Returns:
+            What has changed.
+
+        Raises:
+            SourceError, GalleryError: as their names say; `state` has it too, and the gallery is as it was.
+        """
+        with self._working:
+            try:
+                asked_at = self._clock.now()
+                delta = self._source.fetch(self._state.version)
+                changes = self._gallery.apply(delta)
+            except EdgeError as error:
+                self._state = replace(self._state, failures=self._state.failures + 1, error=str(error))
+                self._save_if_due()
+                raise
+            # As of the question: what has happened since, the answer may not know.
+            self._state = replace(
+                self._state,
+                version=delta.version or None,
+                right_at=asked_at,
+                from_cache=False,
+                failures=0,
+                error=None,
+            )
+            self._note(changes)
+            self._save_if_due()
+            return changes
+
+    def start(self) -> None:
+        """Begin with the file, then ask again and again, in a thread of its own."""
+        if self._thread is not None:
+            raise RuntimeError("It has been started already.")
+        self.load()
+        self._thread = threading.Thread(target=self._run, name="gallery-sync", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Ask now, not only when it is time."""
+        self._wanted.set()
+
+    def stop(self, within_s: float = 10.0) -> None:
+        """End the thread, and save what is not saved yet."""
+        self._ending.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(within_s)
+            if self._thread.is_alive():  # it hangs in the source; the process ends without it
+                return
+        with self._working:
+            if self._cache is not None and self._save_within_s is not None:
+                self._save()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._wanted.clear()
+            try:
+                self.sync_once()
+            except EdgeError as error:
+                log.warning(f"The gallery is not brought up to date: {error}", failures=self._state.failures)
+            except Exception:
+                # A fault of ours: the next attempt may meet other data, and the gallery is as it was.
+                log.exception("The gallery is not brought up to date")
+                self._state = replace(
+                    self._state, failures=self._state.failures + 1, error="an error of the controller"
+                )
+            if not self._ending.is_set():
+                self._wanted.wait(self._interval_s * random.uniform(1.0, 1.0 + _JITTER))  # noqa: S311 - no secret
+
+    def _note(self, changes: Changes) -> None:
+        """How soon the file has to have what was changed."""
+        if changes == Changes():
+            return
+        wanted_s = _SAVE_OTHERS_S if changes.removed or changes.updated else _SAVE_ADDED_S
+        self._save_within_s = wanted_s if self._save_within_s is None else min(wanted_s, self._save_within_s)
+
+    def _save_if_due(self) -> None:
+        right_at, now = self._state.right_at, self._clock.monotonic()
+        if self._cache is None or right_at is None:
+            return
+        passed_s = float("inf") if self._tried_to_save is None else now - self._tried_to_save
+        if self._state.cache_error is not None and passed_s < _SAVE_ADDED_S:
+            return  # the disk is full, or the like
+        is_waiting = self._save_within_s is not None and passed_s >= self._save_within_s
+        aged = self._file_right_at is None or right_at - self._file_right_at >= self._cache.max_age_s * _REFRESH_SHARE
+        if is_waiting or aged:
+            self._save()
+
+    def _save(self) -> None:
+        assert self._cache is not None
+        version, right_at = self._state.version, self._state.right_at
+        assert right_at is not None
+        self._tried_to_save = self._clock.monotonic()
+        try:
+            self._cache.save(self._gallery.snapshot, version or "", right_at)
+        except OSError as error:
+            reason = f"The cache file {self._cache.path} cannot be written: {error.strerror}."
+            log.error(reason)
+            self._state = replace(self._state, cache_error=reason)
+            return
+        self._save_within_s, self._file_right_at = None, right_at
+        self._state = replace(self._state, cache_error=None, saved_at=self._clock.now())

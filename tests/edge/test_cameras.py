@@ -1,0 +1,199 @@
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from app.edge.cameras.camera import Camera
+from app.edge.cameras.pictures import CameraAway, FolderPictures, VideoPictures, open_pictures
+from app.edge.clock import SystemClock
+from app.edge.triggers import Triggers
+from tests.service.running import eventually, free_port
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "frames"
+    made.mkdir()
+    return made
+
+
+def put(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+
+
+def shown(pictures, most=20):
+    found = []
+    while len(found) < most and pictures.grab():
+        found.append(pictures.picture())
+    return found
+
+
+def test_a_folder_is_shown_in_the_order_of_its_names(folder):
+    put(folder, "b.jpg", "a.PNG", "c.jpeg", "notes.txt", "d.part")
+    assert shown(FolderPictures(folder, loop=False)) == [b"a.PNG", b"b.jpg", b"c.jpeg"]
+
+
+def test_pictures_that_are_added_later_follow(folder):
+    pictures = FolderPictures(folder, loop=False)
+    assert not pictures.grab()
+    put(folder, "1.jpg")
+    assert shown(pictures) == [b"1.jpg"]
+    put(folder, "3.jpg", "2.jpg", "0.jpg")
+    assert shown(pictures) == [b"2.jpg", b"3.jpg"]
+
+
+def test_a_folder_begins_anew_where_told(folder):
+    put(folder, "1.jpg", "2.jpg")
+    assert shown(FolderPictures(folder, loop=True), 5) == [b"1.jpg", b"2.jpg"] * 2 + [b"1.jpg"]
+
+
+def test_an_empty_folder_that_loops_has_nothing(folder):
+    assert not FolderPictures(folder, loop=True).grab()
+
+
+def test_what_is_not_there_is_away(tmp_path, folder):
+    with pytest.raises(CameraAway):
+        open_pictures(f"folder:{tmp_path}/nowhere", loop=False)
+    with pytest.raises(CameraAway):
+        open_pictures(f"video:{tmp_path}/nowhere.avi", loop=False)
+    put(folder, "1.jpg")
+    pictures = FolderPictures(folder, loop=False)
+    assert pictures.grab()
+    (folder / "1.jpg").unlink()
+    with pytest.raises(CameraAway):
+        pictures.picture()
+
+
+def test_a_stream_that_nobody_sends_is_away_and_the_error_has_no_address():
+    with pytest.raises(CameraAway) as raised:
+        open_pictures(f"rtsp://user:word@127.0.0.1:{free_port()}/x", loop=False)
+    assert "word" not in str(raised.value)
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for value in (40, 120, 200):
+        writer.write(np.full((48, 64, 3), value, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_is_shown_to_its_end_and_anew_where_told(video):
+    for loop, levels in ((False, [40, 120, 200]), (True, [40, 120, 200, 40])):
+        pictures = VideoPictures(str(video), live=False, loop=loop)
+        found = shown(pictures, 4)
+        assert all(picture.shape == (48, 64, 3) for picture in found)
+        assert [round(float(picture.mean()), -1) for picture in found] == levels
+        pictures.close()
+
+
+class Stage:
+    """A camera with somebody who looks, and a lock that can be touched."""
+
+    def __init__(self, open_pictures, fps=60.0):
+        self.frames = []
+        self.looking = threading.Event()
+        self.triggers = Triggers(SystemClock(), {"entrance": ["DC001"]}, hold_s=3600.0)
+        self.camera = Camera(
+            "entrance", open_pictures, self.triggers.capture, self.frames.append, self.looking.is_set, fps=fps
+        )
+
+    def __enter__(self):
+        self.camera.start()
+        return self
+
+    def __exit__(self, *_):
+        self.camera.stop()
+
+
+def test_a_recording_waits_until_somebody_looks_and_frames_say_what_was_touched_then(folder):
+    put(folder, "1.jpg")
+    with Stage(lambda: FolderPictures(folder, loop=False)) as stage:
+        eventually(lambda: stage.camera.state == "delivering")
+        assert stage.frames == []
+        stage.looking.set()
+        eventually(lambda: len(stage.frames) == 1)
+        stage.triggers.occupancy("DC001", True)
+        put(folder, "2.jpg")
+        eventually(lambda: len(stage.frames) == 2)
+    assert [frame.picture for frame in stage.frames] == [b"1.jpg", b"2.jpg"]
+    assert [set(frame.context.occupied_locks) for frame in stage.frames] == [set(), {"DC001"}]
+    assert all(frame.context.captured_at == frame.captured_at for frame in stage.frames)
+
+
+class Live:
+    """A stream that breaks off after some pictures."""
+
+    live = True
+    opened = 0
+    decoded = 0
+
+    def __init__(self, pictures):
+        type(self).opened += 1
+        self.left = pictures
+
+    def grab(self):
+        time.sleep(0.001)
+        self.left -= 1
+        if self.left < 0:
+            raise CameraAway("The stream broke off.")
+        return True
+
+    def picture(self):
+        type(self).decoded += 1
+        return b"picture"
+
+    def close(self):
+        pass
+
+
+def test_a_stream_that_breaks_off_is_opened_anew():
+    class Short(Live):
+        pass
+
+    stage = Stage(lambda: Short(2))
+    stage.looking.set()
+    with stage:
+        eventually(lambda: Short.opened >= 2 and len(stage.frames) >= 2)
+    assert stage.camera.state == "stopped"
+
+
+def test_a_camera_comes_back_whatever_its_driver_raises():
+    class Odd(Live):
+        def grab(self):
+            if type(self).opened == 1:
+                raise RuntimeError("odd")
+            return super().grab()
+
+    stage = Stage(lambda: Odd(1_000_000))
+    stage.looking.set()
+    with stage:
+        eventually(lambda: len(stage.frames) >= 1)
+    assert Odd.opened == 2
+
+
+def test_a_live_camera_goes_on_unseen_and_nobody_pays_for_decoding():
+    class Unseen(Live):
+        pass
+
+    with Stage(lambda: Unseen(1_000_000)) as stage:
+        eventually(lambda: stage.camera.state == "delivering")
+        time.sleep(0.02)
+        assert Unseen.decoded == 0
+        stage.looking.set()
+        eventually(lambda: len(stage.frames) >= 2)
+
+
+def test_a_slow_onlooker_does_not_stop_the_camera(folder):
+    """What is delivered is taken by a slot of one; the camera itself never waits."""
+    stage = Stage(lambda: Live(1_000_000), fps=30.0)
+    stage.looking.set()
+    with stage:
+        eventually(lambda: len(stage.frames) >= 5)
+    gaps = np.diff([frame.captured_at for frame in stage.frames])
+    assert gaps.min() > 0.5 / 30.0  # no more than was asked for, although a thousand pictures a second came
