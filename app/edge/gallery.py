@@ -87,6 +87,7 @@ class Gallery:
         self.dimension = dimension
         self._write_lock = threading.Lock()
         self._rows = Rows(dimension, stored, codes=codes)
+        self._left: list[Rows] = []
         self._kept: dict[str, _Kept] = {}
         self._numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
@@ -133,7 +134,7 @@ class Gallery:
         if plan.changed or plan.removed or plan.relabelled:
             self._carry_out(plan)
         else:
-            self._rows.reclaim()
+            self._reclaim()
         if not self._built:
             self._built = True
             log.info(f"Built embeddings matrix: {len(self._kept)} members")
@@ -198,6 +199,7 @@ class Gallery:
         freed = np.concatenate([_NO_ROWS, *(self._kept[key].rows for key in old)])
         table.owners[freed] = NOBODY
         moved_to: Rows1D | None = None
+        left: Rows | None = None
         if not rows.room_for(plan.row_count) or self._is_sparse(table, plan.row_count):
             # Copy what is somebody's to other memory; readers keep what they have.
             keep = np.flatnonzero(table.owners != NOBODY)
@@ -210,13 +212,24 @@ class Gallery:
         if moved_to is not None:
             for kept in self._kept.values():
                 kept.rows = moved_to[kept.rows]
-            self._rows, freed = rows, _NO_ROWS
+            left, self._rows = self._rows, rows
         for key in plan.removed:
             self._remove(key)
         self._put(plan.changed, _shares(where, plan.changed), table)
         self._put(plan.relabelled, [self._kept[given.member.key].rows for given in plan.relabelled], table)
         self._snapshot = self._publish(table)
-        self._rows.free(freed)
+        if left is None:
+            self._rows.free(freed)
+        else:
+            left.leave(freed)
+            self._left.append(left)
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Wipe what nobody reads any more, also where everything was moved away from."""
+        for rows in (self._rows, *self._left):
+            rows.reclaim()
+        self._left = [rows for rows in self._left if rows.has_unwiped]
 
     @staticmethod
     def _is_sparse(table: RowTable, more: int) -> bool:

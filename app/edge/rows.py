@@ -116,6 +116,17 @@ class Rows:
             self._freed.append((self._next_mark, rows))
         self.reclaim()
 
+    def leave(self, rows: NDArray[np.intp]) -> None:
+        """Give rows back that every snapshot with a mark has; after what else there is has been moved to other memory."""
+        if len(rows):
+            self._freed.append((self._next_mark + 1, rows))
+        self.reclaim()
+
+    @property
+    def has_unwiped(self) -> bool:
+        """Whether rows were given back that are not wiped yet."""
+        return bool(self._freed)
+
     def reclaim(self) -> None:
         """Wipe the freed rows that nobody reads any more."""
         for number in [number for number, mark in self._marks.items() if mark() is None]:

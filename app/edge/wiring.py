@@ -9,12 +9,13 @@ from app.edge.asking import ServerRecognizer
 from app.edge.circuit import Circuit
 from app.edge.clock import Clock
 from app.edge.config import EdgeConfig
+from app.edge.connecting import BrokerSettings
 from app.edge.errors import ConfigError
 from app.edge.gallery import Gallery
 from app.edge.health import OFFLINE
 from app.edge.local import LocalRecognizer, find_pack
 from app.edge.messages import Message
-from app.edge.mqtt import Broker, BrokerSettings
+from app.edge.mqtt import Broker
 from app.edge.recognition import By, Recognizer, SwitchingRecognizer
 from app.edge.secrets import Secrets
 from app.edge.snapshot import Snapshot

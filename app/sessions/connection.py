@@ -33,6 +33,8 @@ RESERVED_FRAMES: Final = 8
 _LEAST_TIME_S: Final = 0.5
 # For a connection, and for each lock: whoever has the domain locked does not hold the threads that other domains' frames need.
 _WAIT_S: Final = 0.8
+# To note an end that the sweep sees too.
+_NOTE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class StreamTools:
         if session_id is None:
             return
         try:
-            with acting(everything("session")), self.database.transaction() as session:
+            with acting(everything("session")), self.database.transaction(_NOTE_S, wait_s=_WAIT_S) as session:
                 if isinstance(ended, SessionExpired):
                     rows.mark_expired(session, session_id)
                     return

@@ -180,6 +180,22 @@ def test_what_was_removed_is_wiped_once_nobody_reads_it() -> None:
     assert not np.any(matrix[row])
 
 
+def test_what_was_removed_is_wiped_where_everything_was_moved_away_from_too() -> None:
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates(f"m{number}", number) for number in range(200)])
+    held = gallery.snapshot
+    matrix, codes = held.matrix, held.codes
+    gallery.apply(delta([templates(f"n{number}", number + 500) for number in range(300)], ["m7"]))
+    assert gallery.snapshot.matrix.base is not matrix.base
+    gallery.apply(delta([]))
+    assert held.match(vector(7), now=0.0)[0].member.key == "m7"
+    del held
+    gallery.apply(delta([]))
+    assert not matrix[7].any()
+    assert not codes[7].any()
+    assert matrix[8].any()
+
+
 def test_a_batch_is_answered_like_one_probe_after_the_other() -> None:
     gallery = Gallery(CONTRACT, DIMENSION)
     gallery.update([templates(f"m{number}", number) for number in range(300)])

@@ -120,6 +120,7 @@ def test_the_command_line_enrols_a_folder_and_says_by_its_exit_code_how_it_went(
     lines = [json.loads(line) for line in enrolled.stdout.splitlines()]
     assert (lines[0]["type"], lines[-1]["result"]["outcome"]) == ("ready", "enrolled")
     assert call("verify", *map(str, photos[7:])).returncode == 0
+    assert call("verify", str(photos[0])).returncode == 0  # a single photo
     assert call("verify", *map(str, others[7:])).returncode == 1
     unknown = call("--domain", "nobody's", "verify", str(photos[0]))
     assert unknown.returncode == 2

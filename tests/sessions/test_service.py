@@ -230,6 +230,8 @@ def test_frames_that_change_nothing_ask_the_database_nothing(studio, statements)
     assert reasons(answers) == [["no_face"]] * 6
     assert statements == []
     assert all(asked["background"] for asked in studio.camera.asked)
+    domain = stream.reach.as_setting  # all of its sessions have one share of the pool
+    assert {asked["client"] for asked in studio.camera.asked} == {f"sessions:{domain}"}
 
 
 def test_a_frame_that_counts_costs_one_short_transaction(studio, office, statements):
