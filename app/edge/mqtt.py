@@ -185,8 +185,11 @@ class Broker:
     def _run(self) -> None:
         delay_s = self._settings.first_delay_s
         while not self._stopping.is_set():
-            if self._connection():
-                delay_s = self._settings.first_delay_s
+            try:
+                if self._connection():
+                    delay_s = self._settings.first_delay_s
+            except Exception:
+                log.exception("connection to the broker failed")  # whatever it was, the doors need the next one
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads attempts, keeps no secret
             delay_s = min(delay_s * 2, self._settings.longest_delay_s)
 

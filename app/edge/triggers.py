@@ -159,7 +159,7 @@ class Triggers:
             at: when, in Unix seconds by the sender's clock; None where it does not say.
 
         Returns:
-            Whether it counts: of a known lock, and not at a time that cannot be.
+            Whether it counts: of a known lock, not at a time that cannot be, and, where it is occupied, not over by now.
         """
         return self._report(self._locks.get(lock), self.cameras_of(lock), occupied, at, lock=lock)
 
@@ -224,11 +224,14 @@ class Triggers:
             if report is None:
                 log.warning("trigger ignored: its time cannot be", at=at, now=self._clock.now(), **which)
                 return False
-            if report.on:
-                for camera in cameras:
-                    if not self._is_triggered(camera, report.arrived):
-                        self._transactions[camera] = self._make_id()
+            idle = [camera for camera in cameras if not self._is_triggered(camera, report.arrived)]
             switch.add(report)
+            if not report.on:
+                return True
+            if not switch.is_on(report.arrived):
+                return False  # late: it was released since, or its timer has run out
+            for camera in idle:
+                self._transactions[camera] = self._make_id()
             return True
 
     def _timed(self, on: bool, at: float | None) -> _Report | None:

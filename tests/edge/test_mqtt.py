@@ -1,6 +1,7 @@
 """The way to the broker, and the doors at its end, with a real Mosquitto that is killed, frozen and started again."""
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -372,6 +373,33 @@ def certificate(folder, name: str):
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files
+
+
+GARBAGE = {
+    "short": b"\x30\x01\x00",
+    "properties": b"\x30\x07\x00\x01a\x05\xff\xff\xff",
+    "unknown command": b"\xf0\x00",
+    "short acknowledgement": b"\x40\x00",
+    "level of service": b"\x36\x07\x00\x01a\x00\x01\x00x",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_a_broker_that_sends_garbage_is_left_and_tried_again(garbage):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        broker = Broker(BrokerSettings("127.0.0.1", "edge-1", port=server.getsockname()[1], first_delay_s=0.02))
+        broker.start()
+        try:
+            first, _ = server.accept()
+            with first:
+                first.recv(1_000)
+                first.sendall(b"\x20\x03\x00\x00\x00")  # welcome
+                until(lambda: broker.connected)
+                first.sendall(garbage)
+                server.accept()[0].close()
+        finally:
+            broker.stop()
 
 
 class RealBroker(FakeBroker):

@@ -100,6 +100,16 @@ def test_a_camera_has_its_own_locks_only(triggers):
     assert triggers.capture("yard").occupied_locks == {"B", "C"}
 
 
+def test_a_touch_that_is_over_when_it_is_heard_of_begins_nothing(triggers, clock):
+    clock.sleep(20)
+    assert not triggers.occupancy("A", True, START + 5)
+    assert triggers.occupancy("A", False, START + 19)
+    assert not triggers.occupancy("A", True, START + 18)
+    assert triggers.capture("entrance").transaction_id == ""
+    assert triggers.occupancy("A", True, START + 20)
+    assert triggers.capture("entrance").transaction_id != ""
+
+
 def test_each_lock_has_its_own_timer(clock):
     triggers = Triggers(clock, CAMERAS, 10.0, hold_of_lock={"B": 3.0})
     triggers.occupancy("A", True)
