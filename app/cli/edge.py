@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from app.edge.__main__ import main
-
 
 @click.group()
 def edge() -> None:
@@ -21,14 +19,14 @@ _CONFIG = click.option(
 @_CONFIG
 def run(config: Path) -> None:
     """Run the controller until it is told to end (SIGTERM)."""
-    _ended(main(["run", "--config", str(config)]))
+    _call("run", "--config", str(config))
 
 
 @edge.command("check-config")
 @_CONFIG
 def check_config(config: Path) -> None:
     """Say whether the settings can be used, and what is wrong with them."""
-    _ended(main(["check-config", "--config", str(config)]))
+    _call("check-config", "--config", str(config))
 
 
 @edge.command()
@@ -39,11 +37,12 @@ def simulate(scenario: str | None, verbose: bool) -> None:
 
     The exit code is 1 where it does not come out as the scenario expects.
     """
-    arguments = ["simulate", *(["--verbose"] if verbose else []), *([scenario] if scenario else [])]
-    _ended(main(arguments))
+    _call("simulate", *(["--verbose"] if verbose else []), *([scenario] if scenario else []))
 
 
-def _ended(code: int) -> None:
-    """Pass the program's exit code on."""
-    if code:
+def _call(*argv: str) -> None:
+    """Run the program, and pass its exit code on."""
+    from app.edge.__main__ import main
+
+    if code := main(argv):
         raise click.exceptions.Exit(code)

@@ -38,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeError as error:
         sys.stderr.write(f"facedex edge: {error}\n")
         return 2
+    except ModuleNotFoundError as error:
+        # The server has not all that the edge needs: it is installed on purpose.
+        if (error.name or "app").partition(".")[0] == "app":
+            raise
+        sys.stderr.write(f"facedex edge: {error.name} is not installed; requirements-edge.txt has all that is needed\n")
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,5 @@
 import logging
+import sys
 
 import pytest
 import structlog
@@ -46,3 +47,13 @@ def test_what_cannot_be_used_is_one_line_and_an_exit_code(argv, capsys):
     said = capsys.readouterr().err
     assert said.startswith("facedex edge: ")
     assert said.count("\n") == 1
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "numkong", None)
+    for name in [name for name in sys.modules if name.startswith("app.edge.simulator.world")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "app.edge.snapshot", raising=False)
+    monkeypatch.delitem(sys.modules, "app.edge.gallery", raising=False)
+    assert main(["simulate", "reboot"]) == 2
+    assert "numkong is not installed" in capsys.readouterr().err

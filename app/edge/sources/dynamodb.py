@@ -210,7 +210,7 @@ class _Fetch:
                 try:
                     reservation = read_reservation(item, table)
                 except Malformed as error:
-                    self._skip(table.table, error, item.get(table.code))
+                    self._skip(table.table, error, item.get(table.code, {}).get("S"))
                     continue
                 self._used[table.table] += 1
                 if reservation.valid_until <= self._time or reservation.valid_from > self._horizon:

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.edge.errors import ConfigError, MalformedMembers, SourceRefused, SourceUnavailable
-from app.edge.gallery import Gallery
+from app.edge.gallery import Changes, Gallery
 from app.edge.members import MemberTemplates
 from app.edge.sources import Source
 from app.edge.sources.dynamodb import DynamoSettings, DynamoSource
@@ -170,6 +170,19 @@ def test_who_has_another_state_is_not_read(tables: DynamoServer) -> None:
     tables.fill("reservations", [reservation("A"), reservation("B", status={"S": "cancelled"})])
     tables.fill("members", [person("A", 1), person("B", 1)])
     assert set(by_key(source(tables).fetch(None).upserts)) == {"A-1"}
+
+
+def test_the_next_fetch_brings_who_came_and_takes_who_left(tables: DynamoServer) -> None:
+    tables.fill("reservations", [reservation("A"), reservation("B"), reservation("C")])
+    tables.fill("members", [person(code, 1, seed) for seed, code in enumerate("ABCD")])
+    members, gallery = source(tables), Gallery(CONTRACT, DIMENSION)
+    gallery.apply(members.fetch(None))
+    tables.fill("reservations", [reservation("A", status={"S": "checked_out"}), reservation("D")])
+    tables.fill("reservations", [reservation("B", ends=NOW + 30 * HOUR)])
+    assert gallery.apply(members.fetch("")) == Changes(added=1, removed=1, updated=1)
+    later = (NOW + 2 * HOUR).timestamp()
+    assert [match.member.key for match in gallery.snapshot.match(vector(1), now=later)] == ["B-1"]
+    assert gallery.apply(members.fetch("")) == Changes()
 
 
 def numbers(seed: int, count: int = DIMENSION) -> dict[str, Any]:
