@@ -27,6 +27,8 @@ from app.tenancy import acting, everything
 # Of templates in one page, but for a person who has more.
 _PAGE_BYTES: Final = 16 * 1024 * 1024
 _FORMAT: Final = 1
+# A domain that is being written to for long is pruned another time.
+_PRUNE_LIMIT_S: Final = 2.0
 
 MAX_LOCKS: Final = 256
 """Locks that one member may have."""
@@ -95,11 +97,11 @@ class GalleryFeed:
         """
         pruned = 0
         with acting(everything("gallery")):
-            with self._database.transaction() as session:
+            with self._database.transaction(_PRUNE_LIMIT_S) as session:
                 domains = prunable_domains(session, keep_s=self._keep_s, limit=limit)
             for domain_id in domains:
                 try:
-                    with self._database.transaction() as session:
+                    with self._database.transaction(_PRUNE_LIMIT_S) as session:
                         pruned += prune(session, domain_id, keep_s=self._keep_s, limit=limit)
                 except DomainNotFound:
                     continue

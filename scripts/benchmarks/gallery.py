@@ -229,9 +229,8 @@ def _first_place(asked: _Asked) -> list[dict[str, Any]]:
 
 def _start(asked: _Asked) -> list[dict[str, Any]]:
     """From the local file to the first answer, in a process that has the libraries."""
-    from app.edge.sources.file import CacheFile
-
     from app.edge.gallery import Gallery
+    from app.edge.sources.file import CacheFile
 
     people = _People(asked)
     with tempfile.TemporaryDirectory(prefix="facedex-bench-") as folder:
