@@ -20,6 +20,9 @@ log = structlog.stdlib.get_logger("facedex.edge.gallery")
 
 # Templates that are looked at together while a list is compared with what is there.
 _BLOCK: Final = 4_096
+# What vectors lose at most, relatively, on their way to unit length and to a file and back; and where float16 is subnormal.
+_ROUNDING: Final[dict[Stored, float]] = {"float32": 5e-7, "float16": 2e-3}
+_TINY: Final = 2e-7
 # So many times more rows than are somebody's, and they are moved together.
 _SPARSE: Final = 4
 
@@ -179,7 +182,7 @@ class Gallery:
     def _equal_rows(
         self, block: Sequence[MemberTemplates], units: Float32Array, norms: Float32Array, sizes: Sequence[int]
     ) -> list[bool]:
-        """Which members of the block have just the templates that they had."""
+        """Which members of the block have just the templates that they had, but for what is rounded off."""
         kept = [self._kept.get(given.member.key) for given in block]
         same = [known is not None and len(known.rows) == size for known, size in zip(kept, sizes, strict=True)]
         here = [known.rows for known, equal in zip(kept, same, strict=True) if known is not None and equal]
@@ -187,8 +190,13 @@ class Gallery:
             return same
         rows = np.concatenate(here)
         asked = np.repeat(same, sizes)
-        stored = units[asked].astype(self._rows.stored)
-        equal = (stored == self._rows.matrix[rows]).all(axis=1) & (norms[asked] == self._rows.norms[rows])
+        given, lengths = units[asked].astype(self._rows.stored), norms[asked]
+        equal = (given == self._rows.matrix[rows]).all(axis=1) & (lengths == self._rows.norms[rows])
+        other = np.flatnonzero(~equal)
+        # As it is when they come from the source after they came from the file.
+        rounding = _ROUNDING[self._rows.stored]
+        equal[other] = np.isclose(given[other], self._rows.matrix[rows[other]], rtol=rounding, atol=_TINY).all(axis=1)
+        equal[other] &= np.isclose(lengths[other], self._rows.norms[rows[other]], rtol=rounding, atol=0)
         verdicts = iter(np.logical_and.reduceat(equal, np.cumsum([0, *map(len, here)])[:-1]).tolist())
         return [bool(next(verdicts)) if candidate else False for candidate in same]
 
