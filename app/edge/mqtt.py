@@ -9,7 +9,6 @@ import contextlib
 import random
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -17,8 +16,6 @@ from typing import Any, Final, cast
 import structlog
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -26,17 +23,16 @@ from app.edge.clock import Clock, SystemClock
 from app.edge.connecting import BrokerSettings, lose_at_close, prepare, tls_context, what_failed
 from app.edge.errors import BrokerError
 from app.edge.messages import Message
+from app.edge.outbox import Outbox
 
 log = structlog.stdlib.get_logger("facedex.edge.mqtt")
 
 # How often a connection is looked after.
 _TICK_S: Final = 0.1
-# Messages that wait for the broker, at most; the oldest go first.
-_WAITING_MAX: Final = 1_000
 _CONNECT_TIMEOUT_S: Final = 5.0
 _GOODBYE_S: Final = 1.0
 # A broker that takes longer to answer hangs.
-_ANSWER_S: Final = 1.0
+_ANSWER_S: Final = 0.5
 _NO_TOPIC: Final = "facedex/edge/nothing"
 # "Nobody has subscribed": no error to MQTT, but whoever should hear is not there.
 _NOBODY_LISTENS: Final = 0x10
@@ -52,16 +48,6 @@ class Received:
 
 
 Handler = Callable[[Received], None]
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A message that was handed to a connection; `posted` are those that wait for the next one if this one breaks."""
-
-    message: Message
-    deadline: float
-    posted: bool
-    info: paho.MQTTMessageInfo | None = None
 
 
 class Broker:
@@ -92,10 +78,9 @@ class Broker:
         self._tls = tls_context(settings)
         self._handlers: dict[str, Handler] = {}
         self._listeners: list[Callable[[bool], None]] = []
-        self._guard = threading.Lock()  # of the three below; never held while somebody else's code runs
+        self._guard = threading.Lock()  # of the two below; never held while somebody else's code runs
         self._client: paho.Client | None = None
-        self._sent: list[_Sent] = []
-        self._waiting: deque[_Sent] = deque(maxlen=_WAITING_MAX)
+        self._outbox = Outbox(self._clock)
         self._answered = threading.Condition()
         self._answers_to: set[int] = set()
         self._ready = threading.Event()
@@ -141,21 +126,22 @@ class Broker:
 
         A broker that hangs would take it, and pass it on whenever it goes on. So it is asked for something else first.
         """
-        client = self._client
+        with self._guard:
+            client, outgoing = self._client, self._outbox.make(message, posted=False)
         if client is None:
             return False
         if not self._answers(client):
             log.warning("broker does not answer, nothing sent", topic=message.topic)
             return False
         with self._guard:
-            return self._client is client and self._publish(client, self._new(message, posted=False))
+            return self._client is client and self._outbox.send(client, outgoing)
 
     def post(self, message: Message) -> None:
         """As soon as can be: what has not got through waits for the next connection, until it expires."""
         with self._guard:
-            sent = self._new(message, posted=True)
-            if self._client is None or not self._publish(self._client, sent):
-                self._waiting.append(sent)
+            outgoing = self._outbox.make(message, posted=True)
+            if self._client is None or not self._outbox.send(self._client, outgoing):
+                self._outbox.wait(outgoing)
 
     def _answers(self, client: paho.Client) -> bool:
         """Whether the broker answers at once. There is no such subscription: its end changes nothing, and needs no right."""
@@ -165,22 +151,6 @@ class Broker:
                 return False
             self._answers_to.discard(mid)
             return True
-
-    def _new(self, message: Message, *, posted: bool) -> _Sent:
-        lasts_s = float("inf") if message.expires_s is None else message.expires_s
-        return _Sent(message, self._clock.monotonic() + lasts_s, posted)
-
-    def _publish(self, client: paho.Client, sent: _Sent) -> bool:
-        message = sent.message
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        if message.expires_s is not None:
-            left_s = sent.deadline - self._clock.monotonic()
-            properties.MessageExpiryInterval = max(1, int(left_s))
-        sent.info = client.publish(message.topic, message.payload, message.qos, message.retain, properties)
-        if sent.info.rc != paho.MQTT_ERR_SUCCESS:
-            return False
-        self._sent.append(sent)
-        return True
 
     def _run(self) -> None:
         delay_s = self._settings.first_delay_s
@@ -207,7 +177,9 @@ class Broker:
         client.loop_start()
         try:
             while not self._stopping.is_set() and not down.wait(_TICK_S):
-                if self._is_overdue():
+                with self._guard:
+                    overdue = self._outbox.is_overdue()
+                if overdue:
                     log.warning("broker does not acknowledge in time, connection cut")
                     break
             if self._stopping.is_set() and stood.is_set():
@@ -276,10 +248,8 @@ class Broker:
         with self._guard:
             self._client = client
             if self._birth is not None:
-                self._publish(client, self._new(self._birth, posted=False))
-            waiting, now = list(self._waiting), self._clock.monotonic()
-            self._waiting.clear()
-            self._waiting.extend(sent for sent in waiting if sent.deadline > now and not self._publish(client, sent))
+                self._outbox.send(client, self._outbox.make(self._birth, posted=False))
+            self._outbox.send_waiting(client)
         if not self._handlers:
             self._ready.set()
         log.info("broker connected", host=self._settings.host, port=self._settings.port)
@@ -296,9 +266,8 @@ class Broker:
         with contextlib.suppress(AttributeError):  # paho's own race: its thread has just ended by itself
             client.loop_stop()
         with self._guard:
-            again = [sent for sent in self._sent if sent.posted and not _is_through(sent)]
-            self._sent, self._client = [], None
-            self._waiting = deque([*again, *self._waiting], maxlen=_WAITING_MAX)
+            self._client = None
+            self._outbox.lose()
         if stood:
             log.warning("broker lost" if not self._stopping.is_set() else "broker left")
             self._tell(False)
@@ -308,21 +277,14 @@ class Broker:
         info = None
         if self._will is not None:
             with self._guard:
-                sent = self._new(self._will, posted=False)
-                info = sent.info if self._publish(client, sent) else None
+                goodbye = self._outbox.make(self._will, posted=False)
+                info = goodbye.info if self._outbox.send(client, goodbye) else None
         with contextlib.suppress(RuntimeError, ValueError):
             if info is not None:
                 info.wait_for_publish(_GOODBYE_S)
         if (opened := client.socket()) is not None:
             lose_at_close(opened, lose=False)
         client.disconnect()
-
-    def _is_overdue(self) -> bool:
-        """Whether something that may not come late has not got through in its time."""
-        now = self._clock.monotonic()
-        with self._guard:
-            self._sent = [sent for sent in self._sent if not _is_through(sent)]
-            return any(not sent.posted and sent.deadline < now for sent in self._sent)
 
     def _handle(self, message: paho.MQTTMessage) -> None:
         """One message; whatever it does to its handler, the connection goes on."""
@@ -345,11 +307,3 @@ class Broker:
                 listener(connected)
             except Exception:
                 log.exception("a listener to the connection failed")
-
-
-def _is_through(sent: _Sent) -> bool:
-    """Whether the broker has it, or has refused it."""
-    try:
-        return sent.info is not None and sent.info.is_published()
-    except (RuntimeError, ValueError):
-        return False

@@ -59,16 +59,19 @@ class _Report:
         instant: when, as of `Clock.monotonic`; never later than it arrived.
         stamp: when, as the sender has it, in its own Unix seconds; None where it did not say.
         arrived: as of `Clock.monotonic`.
+        number: they arrived in this order.
     """
 
     on: bool
     instant: float
     stamp: float | None
     arrived: float
+    number: int
 
     def after(self, other: "_Report") -> bool:
         """Whether it is the newer one: by the sender's clock where both have it. Of two at once, the end is newer."""
-        mine, others = self.arrived, other.arrived
+        mine: float = self.number
+        others: float = other.number
         if self.stamp is not None and other.stamp is not None:
             apart_s = self.stamp - other.stamp
             # Else a clock was set between the two, and the stamps cannot be compared.
@@ -146,6 +149,7 @@ class Triggers:
         self._motion = {camera: _Switch(motion_hold_s) for camera in self.locks_of_camera}
         self._other_motion = {camera: _Switch(motion_hold_s) for camera in self.locks_of_camera}
         self._transactions = dict.fromkeys(self.locks_of_camera, "")
+        self._count = 0  # of reports so far
         self._guard = threading.Lock()
 
     def cameras_of(self, lock: str) -> frozenset[str]:
@@ -236,14 +240,14 @@ class Triggers:
 
     def _timed(self, on: bool, at: float | None) -> _Report | None:
         """None where it is on at a time that cannot be; an end counts in any case, then as of now."""
-        arrived = self._clock.monotonic()
+        arrived, self._count = self._clock.monotonic(), self._count + 1
         if at is not None:
             late_s = self._clock.now() - at
             if -_AHEAD_MAX_S <= late_s <= _LATE_MAX_S:
-                return _Report(on, arrived - max(0.0, late_s), at, arrived)
+                return _Report(on, arrived - max(0.0, late_s), at, arrived, self._count)
             if on:
                 return None
-        return _Report(on, arrived, None, arrived)
+        return _Report(on, arrived, None, arrived, self._count)
 
     def _is_triggered(self, camera: str, instant: float) -> bool:
         return (

@@ -185,7 +185,7 @@ class Controller:
 def occupied_at(arrived: list[Arrived], locks: frozenset[str], instant: float) -> frozenset[str]:
     """Which locks count as touched at an instant, by what has arrived: every pair of reports is compared."""
     events = []
-    for one in arrived:
+    for number, one in enumerate(arrived):
         stamp, happened = one.stamp, one.monotonic
         if stamp is not None and not one.now - 60.0 <= stamp <= one.now + 2.0:
             if one.on:
@@ -194,18 +194,18 @@ def occupied_at(arrived: list[Arrived], locks: frozenset[str], instant: float) -
         if stamp is not None:
             happened = min(one.monotonic, one.monotonic - (one.now - stamp))
         if happened <= instant:
-            events.append((one, stamp, happened))
+            events.append((number, one, stamp, happened))
     touched = set()
-    for on, on_stamp, happened in events:
+    for on_number, on, on_stamp, happened in events:
         if not on.on or instant >= happened + HOLD_S:
             continue
-        for off, off_stamp, ended in events:
+        for off_number, off, off_stamp, ended in events:
             if off.on or off.lock != on.lock:
                 continue
             by_stamp = on_stamp is not None and off_stamp is not None
             if by_stamp and abs((off_stamp - on_stamp) - (ended - happened)) > 2.0:
                 by_stamp = False  # one of the clocks was set
-            if (off_stamp >= on_stamp) if by_stamp else (off.monotonic >= on.monotonic):
+            if (off_stamp >= on_stamp) if by_stamp else (off_number > on_number):
                 break
         else:
             touched.add(on.lock)

@@ -100,6 +100,21 @@ def test_a_command_for_a_broker_that_hangs_never_comes(mosquitto, broker):
         assert flushed(broker, peer) == []
 
 
+def test_a_command_whose_time_ran_out_while_the_broker_was_asked_is_not_sent(mosquitto, monkeypatch):
+    clock = VirtualClock(START)
+    broker = Broker(settings_for(mosquitto), clock=clock)
+    broker.start()
+    try:
+        broker.wait_ready(20)
+        with Peer(mosquitto.port, "#") as peer:
+            monkeypatch.setattr(broker, "_answers", lambda _client: clock.sleep(5.0) or True)
+            assert not broker.send(OPEN)
+            monkeypatch.undo()
+            assert flushed(broker, peer) == []
+    finally:
+        broker.stop()
+
+
 def test_a_command_that_was_under_way_when_the_broker_died_is_not_repeated(mosquitto, broker, monkeypatch):
     monkeypatch.setattr(broker, "_answers", lambda _client: True)  # it hangs right after its answer
     broker.start()

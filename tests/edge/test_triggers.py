@@ -36,6 +36,7 @@ CASES = {
     "touched at the very instant": ([(0, ON, None)], 0, True),
     "released": ([(0, ON, None), (3, OFF, None)], 5, False),
     "released at the very instant": ([(0, ON, None), (5, OFF, None)], 5, False),
+    "touched again at the very instant": ([(0, ON, None), (5, OFF, None), (5, ON, None)], 5, True),
     "touched again": ([(0, ON, None), (3, OFF, None), (4, ON, None)], 5, True),
     "the timer runs": ([(0, ON, None)], 9.99, True),
     "the timer has run out": ([(0, ON, None)], 10, False),
