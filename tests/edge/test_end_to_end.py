@@ -187,6 +187,9 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
         edge.show(photos[OTHER][7], 2)
         peer.wait_for(lambda messages: _events(messages, OTHER), 60)
 
+        statuses = [json.loads(message.payload) for message in peer.received if message.topic.endswith("/status")]
+        assert statuses[-1]["status"] == "ok"
+        assert statuses[-1]["gallery"]["members"] == 2
         commands = [message for message in peer.received if message.topic.endswith("/set")]
         assert [(message.topic, message.payload) for message in commands] == [
             ("zigbee2mqtt/DC006/set", b'{"state": "UNLOCK"}')
