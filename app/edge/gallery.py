@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -95,6 +96,7 @@ class Gallery:
         self._numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
         self._members: list[Member | None] = []
+        self._sizes: Counter[int] = Counter()  # members by how many templates they have
         self._built = False
         self._snapshot = self._publish(RowTable.empty())
 
@@ -202,7 +204,7 @@ class Gallery:
 
     def _carry_out(self, plan: _Plan) -> None:
         """Write what is new where nobody reads, publish, and only then let go of what is old."""
-        table, rows = self._snapshot.rows.copied(), self._rows
+        table, rows = self._snapshot.rows.copied(plan.row_count), self._rows
         old = (*plan.removed, *(given.member.key for given in plan.changed if given.member.key in self._kept))
         freed = np.concatenate([_NO_ROWS, *(self._kept[key].rows for key in old)])
         table.owners[freed] = NOBODY
@@ -215,7 +217,7 @@ class Gallery:
             moved_to[keep] = np.arange(len(keep))
             rows, table = rows.moved(keep, plan.row_count), table.taken(keep)
         where = rows.write_all(plan.blocks)
-        table = table.grown(rows.used)
+        table = table.resized(rows.used)
         # All that may lack memory is done: so far nothing has changed that anybody sees, the writer's books neither.
         if moved_to is not None:
             for kept in self._kept.values():
@@ -239,14 +241,14 @@ class Gallery:
             rows.reclaim()
         self._left = [rows for rows in self._left if rows.has_unwiped]
 
-    @staticmethod
-    def _is_sparse(table: RowTable, more: int) -> bool:
+    def _is_sparse(self, table: RowTable, more: int) -> bool:
         """Whether most rows are nobody's, which every search would go through."""
-        return len(table.owners) > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
+        return self._rows.used > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
 
     def _remove(self, key: str) -> None:
         kept = self._kept.pop(key)
         del self._numbers[key]
+        self._sizes[len(kept.rows)] -= 1
         self._members[kept.number] = None
         self._free_numbers.append(kept.number)
 
@@ -258,6 +260,9 @@ class Gallery:
         for one, its in zip(given, rows, strict=True):
             member, kept = one.member, self._kept.get(one.member.key)
             number = kept.number if kept is not None else self._free_number()
+            if kept is not None:
+                self._sizes[len(kept.rows)] -= 1
+            self._sizes[len(its)] += 1
             numbers.append(number)
             self._members[number] = member
             self._numbers[member.key] = number
@@ -290,7 +295,7 @@ class Gallery:
             scales=rows.scales[:coded],
             errors=rows.errors[:coded],
             member_count=len(self._kept),
-            most_templates=int(np.bincount(table.owners[table.owners != NOBODY], minlength=1).max()),
+            most_templates=max((size for size, count in self._sizes.items() if count), default=0),
         )
         rows.mark(snapshot)
         return snapshot
