@@ -195,11 +195,13 @@ class DoorsSection(_Section):
         hold_s: a lock that tells of no release is occupied for that long.
         max_age_s: a frame that is older when its match is known opens nothing.
         session_s: for how long frames are looked at after a touch or a movement.
+        last_seen_required: touches that do not say when they were made do not count.
     """
 
     hold_s: Seconds = 10.0
     max_age_s: Seconds = 10.0
     session_s: Seconds = 15.0
+    last_seen_required: bool = False
 
 
 class CameraSection(_Section):

@@ -80,7 +80,12 @@ class Edge:
             events_topic=topic,
             watch=watch,
         )
-        OccupancyFeed(self.broker, self.controller, config.broker.topic)
+        OccupancyFeed(
+            self.broker,
+            self.controller,
+            config.broker.topic,
+            stamped_only=config.doors.last_seen_required,
+        )
         MotionFeed(
             self.broker,
             self.controller,

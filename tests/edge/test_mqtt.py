@@ -506,7 +506,7 @@ def test_the_case_that_failed_opens_one_lock_through_a_real_broker(mosquitto, st
 def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(mosquitto):
     """In many of them Mosquitto is killed, or the controller starts anew."""
     unlocked = drops = 0
-    for seed in range(60):
+    for seed in range(40):
         broker = RealBroker(mosquitto)
         try:
             run = Run(seed, broker=broker)
@@ -517,5 +517,5 @@ def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(m
             broker.close()
         unlocked += run.unlocked
         drops += run.drops
-    assert unlocked > 15
-    assert drops > 10
+    assert unlocked > 10
+    assert drops > 8
