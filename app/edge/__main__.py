@@ -78,14 +78,16 @@ def _run(path: Path) -> int:
 
 
 def _check(path: Path) -> int:
-    from app.edge.wiring import make_gallery
+    from app.edge.clock import SystemClock
+    from app.edge.wiring import make_gallery, make_source
 
     config = load_config(path)
-    read_secrets(config)
+    secrets = read_secrets(config)
     gallery = make_gallery(config)
+    source = make_source(config, secrets, gallery, SystemClock())
     sys.stdout.write(
         f"{path} can be used: {config.name}, {len(config.cameras)} cameras, {len(config.locks)} locks, "
-        f"recognition {config.recognition.mode}, templates {gallery.contract}\n"
+        f"recognition {config.recognition.mode}, members from {source.name}, templates {gallery.contract}\n"
     )
     return 0
 

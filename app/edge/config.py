@@ -213,6 +213,7 @@ class CameraSection(_Section):
         locks: the door locks that it sees.
         motion_topic: where its ONVIF motion events are published; none: only touches start a session.
         fps: pictures a second at the most.
+        latency_s: how long a picture is on its way from the lens to here: what was touched is what was touched then.
         loop: begin a video or a folder anew at its end.
     """
 
@@ -222,6 +223,7 @@ class CameraSection(_Section):
     locks: tuple[Level, ...]
     motion_topic: Topic | None = None
     fps: Annotated[float, Field(gt=0, le=60)] = 5.0
+    latency_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     loop: bool = False
 
     @model_validator(mode="after")

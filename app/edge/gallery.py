@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,6 +21,9 @@ log = structlog.stdlib.get_logger("facedex.edge.gallery")
 
 # Templates that are looked at together while a list is compared with what is there.
 _BLOCK: Final = 4_096
+# What vectors lose at most, relatively, on their way to unit length and to a file and back; and where float16 is subnormal.
+_ROUNDING: Final[dict[Stored, float]] = {"float32": 5e-7, "float16": 2e-3}
+_TINY: Final = 2e-7
 # So many times more rows than are somebody's, and they are moved together.
 _SPARSE: Final = 4
 
@@ -92,6 +96,7 @@ class Gallery:
         self._numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
         self._members: list[Member | None] = []
+        self._sizes: Counter[int] = Counter()  # members by how many templates they have
         self._built = False
         self._snapshot = self._publish(RowTable.empty())
 
@@ -179,7 +184,7 @@ class Gallery:
     def _equal_rows(
         self, block: Sequence[MemberTemplates], units: Float32Array, norms: Float32Array, sizes: Sequence[int]
     ) -> list[bool]:
-        """Which members of the block have just the templates that they had."""
+        """Which members of the block have just the templates that they had, but for what is rounded off."""
         kept = [self._kept.get(given.member.key) for given in block]
         same = [known is not None and len(known.rows) == size for known, size in zip(kept, sizes, strict=True)]
         here = [known.rows for known, equal in zip(kept, same, strict=True) if known is not None and equal]
@@ -187,14 +192,19 @@ class Gallery:
             return same
         rows = np.concatenate(here)
         asked = np.repeat(same, sizes)
-        stored = units[asked].astype(self._rows.stored)
-        equal = (stored == self._rows.matrix[rows]).all(axis=1) & (norms[asked] == self._rows.norms[rows])
+        given, lengths = units[asked].astype(self._rows.stored), norms[asked]
+        equal = (given == self._rows.matrix[rows]).all(axis=1) & (lengths == self._rows.norms[rows])
+        other = np.flatnonzero(~equal)
+        # As it is when they come from the source after they came from the file.
+        rounding = _ROUNDING[self._rows.stored]
+        equal[other] = np.isclose(given[other], self._rows.matrix[rows[other]], rtol=rounding, atol=_TINY).all(axis=1)
+        equal[other] &= np.isclose(lengths[other], self._rows.norms[rows[other]], rtol=rounding, atol=0)
         verdicts = iter(np.logical_and.reduceat(equal, np.cumsum([0, *map(len, here)])[:-1]).tolist())
         return [bool(next(verdicts)) if candidate else False for candidate in same]
 
     def _carry_out(self, plan: _Plan) -> None:
         """Write what is new where nobody reads, publish, and only then let go of what is old."""
-        table, rows = self._snapshot.rows.copied(), self._rows
+        table, rows = self._snapshot.rows.copied(plan.row_count), self._rows
         old = (*plan.removed, *(given.member.key for given in plan.changed if given.member.key in self._kept))
         freed = np.concatenate([_NO_ROWS, *(self._kept[key].rows for key in old)])
         table.owners[freed] = NOBODY
@@ -207,7 +217,7 @@ class Gallery:
             moved_to[keep] = np.arange(len(keep))
             rows, table = rows.moved(keep, plan.row_count), table.taken(keep)
         where = rows.write_all(plan.blocks)
-        table = table.grown(rows.used)
+        table = table.resized(rows.used)
         # All that may lack memory is done: so far nothing has changed that anybody sees, the writer's books neither.
         if moved_to is not None:
             for kept in self._kept.values():
@@ -231,14 +241,14 @@ class Gallery:
             rows.reclaim()
         self._left = [rows for rows in self._left if rows.has_unwiped]
 
-    @staticmethod
-    def _is_sparse(table: RowTable, more: int) -> bool:
+    def _is_sparse(self, table: RowTable, more: int) -> bool:
         """Whether most rows are nobody's, which every search would go through."""
-        return len(table.owners) > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
+        return self._rows.used > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
 
     def _remove(self, key: str) -> None:
         kept = self._kept.pop(key)
         del self._numbers[key]
+        self._sizes[len(kept.rows)] -= 1
         self._members[kept.number] = None
         self._free_numbers.append(kept.number)
 
@@ -250,6 +260,9 @@ class Gallery:
         for one, its in zip(given, rows, strict=True):
             member, kept = one.member, self._kept.get(one.member.key)
             number = kept.number if kept is not None else self._free_number()
+            if kept is not None:
+                self._sizes[len(kept.rows)] -= 1
+            self._sizes[len(its)] += 1
             numbers.append(number)
             self._members[number] = member
             self._numbers[member.key] = number
@@ -282,7 +295,7 @@ class Gallery:
             scales=rows.scales[:coded],
             errors=rows.errors[:coded],
             member_count=len(self._kept),
-            most_templates=int(np.bincount(table.owners[table.owners != NOBODY], minlength=1).max()),
+            most_templates=max((size for size, count in self._sizes.items() if count), default=0),
         )
         rows.mark(snapshot)
         return snapshot

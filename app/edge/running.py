@@ -110,6 +110,7 @@ class Edge:
             self._deliver,
             partial(self.controller.wanted, section.name),
             fps=section.fps,
+            latency_s=section.latency_s,
             now=self._clock.now,
         )
 

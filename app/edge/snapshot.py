@@ -54,22 +54,27 @@ class RowTable:
         """Of no rows."""
         return cls(np.empty(0, np.int32), np.empty(0), np.empty(0))
 
-    def copied(self) -> "RowTable":
-        """One that may be changed."""
-        return RowTable(self.owners.copy(), self.valid_from.copy(), self.valid_until.copy())
+    def copied(self, more: int) -> "RowTable":
+        """One that may be changed, with so many rows of nobody at the end."""
+        size = len(self.owners)
+        copy = RowTable(np.empty(size + more, np.int32), np.empty(size + more), np.empty(size + more))
+        for its, mine, nobody in (
+            (copy.owners, self.owners, NOBODY),
+            (copy.valid_from, self.valid_from, 0),
+            (copy.valid_until, self.valid_until, 0),
+        ):
+            its[:size], its[size:] = mine, nobody
+        return copy
 
     def taken(self, keep: NDArray[np.intp]) -> "RowTable":
         """These rows of it, in this order."""
         return RowTable(self.owners[keep], self.valid_from[keep], self.valid_until[keep])
 
-    def grown(self, size: int) -> "RowTable":
-        """With rows of nobody at the end."""
-        more = (0, size - len(self.owners))
-        return RowTable(
-            np.pad(self.owners, more, constant_values=NOBODY),
-            np.pad(self.valid_from, more),
-            np.pad(self.valid_until, more),
-        )
+    def resized(self, size: int) -> "RowTable":
+        """Without some rows at the end, or with rows of nobody there."""
+        if size > len(self.owners):
+            return self.copied(size - len(self.owners))
+        return RowTable(self.owners[:size], self.valid_from[:size], self.valid_until[:size])
 
     def shown(self, now: float) -> NDArray[np.bool_]:
         """Which rows count at that time: bool, (N,)."""

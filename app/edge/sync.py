@@ -217,7 +217,7 @@ class GallerySync:
 
 @contextmanager
 def _collector_resting() -> Generator[None]:
-    """Not looking for garbage in the block: among the objects of 50,000 members, none of which is any, that is half of the time."""
+    """Nobody looks for garbage in the block: with 50,000 members, none of which is any, that is half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -36,12 +36,15 @@ class DynamoServer:
         fault: which queries are answered with an error.
         latency_s: before each query is answered.
         queries: so many were asked, those with an error too.
+        most_at_once: so many have waited out the latency at the same time.
     """
 
     def __init__(self) -> None:
         self.fault: Fault = no_fault
         self.latency_s = 0.0
         self.queries = 0
+        self.most_at_once = 0
+        self._waiting = 0
         self._count_lock = threading.Lock()
         self._client: Any = None
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -127,9 +130,13 @@ class DynamoServer:
             return self._moto(environ, start_response)
         with self._count_lock:
             self.queries += 1
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
             number = self.queries
         if self.latency_s:
             time.sleep(self.latency_s)
+        with self._count_lock:
+            self._waiting -= 1
         body = request.get_data()
         code = self.fault(number, body.decode())
         if code is not None:

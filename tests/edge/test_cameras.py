@@ -95,12 +95,18 @@ def test_a_video_is_shown_to_its_end_and_anew_where_told(video):
 class Stage:
     """A camera with somebody who looks, and a lock that can be touched."""
 
-    def __init__(self, open_pictures, fps=60.0):
+    def __init__(self, open_pictures, fps=60.0, latency_s=0.0):
         self.frames = []
         self.looking = threading.Event()
         self.triggers = Triggers(SystemClock(), {"entrance": ["DC001"]}, hold_s=3600.0)
         self.camera = Camera(
-            "entrance", open_pictures, self.triggers.capture, self.frames.append, self.looking.is_set, fps=fps
+            "entrance",
+            open_pictures,
+            self.triggers.capture,
+            self.frames.append,
+            self.looking.is_set,
+            fps=fps,
+            latency_s=latency_s,
         )
 
     def __enter__(self):
@@ -124,6 +130,16 @@ def test_a_recording_waits_until_somebody_looks_and_frames_say_what_was_touched_
     assert [frame.picture for frame in stage.frames] == [b"1.jpg", b"2.jpg"]
     assert [set(frame.context.occupied_locks) for frame in stage.frames] == [set(), {"DC001"}]
     assert all(frame.context.captured_at == frame.captured_at for frame in stage.frames)
+
+
+def test_what_was_touched_while_the_picture_was_on_its_way_does_not_count(folder):
+    put(folder, "1.jpg")
+    with Stage(lambda: FolderPictures(folder, loop=False), latency_s=3600.0) as stage:
+        stage.triggers.occupancy("DC001", True)
+        stage.looking.set()
+        eventually(lambda: stage.frames)
+    assert stage.frames[0].context.occupied_locks == set()
+    assert stage.frames[0].captured_at < time.time() - 3000
 
 
 class Live:

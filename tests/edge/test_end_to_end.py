@@ -1,10 +1,13 @@
 """The controller as its own process, between a real broker and a running Facedex."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -41,10 +44,46 @@ def domain(service):
         http.delete(path).raise_for_status()
 
 
+class Line:
+    """The network between the controller and the server: it can be cut, and mended."""
+
+    def __init__(self, to_port: int) -> None:
+        self.to_port = to_port
+        self.port = free_port()
+        self.mend()
+
+    def mend(self) -> None:
+        self.ends: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.to_port))
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _carry(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError), other:
+            while data := one.recv(65536):
+                other.sendall(data)
+
+
 class Process:
     """`python -m app.edge`, with a folder of pictures for a camera."""
 
-    def __init__(self, folder: Path, broker: Mosquitto, url: str, domain: str, key: str, contract: str) -> None:
+    def __init__(self, folder: Path, broker: Mosquitto, url: str, domain: str, key: str, more: str) -> None:
         self.frames = folder / "frames"
         self.frames.mkdir()
         (folder / "api.key").write_text(key)
@@ -58,10 +97,13 @@ class Process:
             domain = "{domain}"
             key_file = "api.key"
             timeout_s = 20.0
+            open_after = 1
+            retry_after_s = 0.2
+            retry_after_max_s = 0.2
             [gallery]
             cache = "gallery.cache"
             interval_s = 0.2
-            contract = "{contract}"
+            {more}
             [broker]
             host = "127.0.0.1"
             port = {broker.port}
@@ -123,7 +165,7 @@ def broker(tmp_path):
 @pytest.fixture
 def edge(tmp_path, broker, service, domain):
     contract = PackStore(service.storage / "models").active().manifest.contract.id
-    process = Process(tmp_path, broker, service.url, *domain, contract)
+    process = Process(tmp_path, broker, service.url, *domain, f'contract = "{contract}"')
     yield process
     process.kill()
 
@@ -145,6 +187,9 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
         edge.show(photos[OTHER][7], 2)
         peer.wait_for(lambda messages: _events(messages, OTHER), 60)
 
+        statuses = [json.loads(message.payload) for message in peer.received if message.topic.endswith("/status")]
+        assert statuses[-1]["status"] == "ok"
+        assert statuses[-1]["gallery"]["members"] == 2
         commands = [message for message in peer.received if message.topic.endswith("/set")]
         assert [(message.topic, message.payload) for message in commands] == [
             ("zigbee2mqtt/DC006/set", b'{"state": "UNLOCK"}')
@@ -167,6 +212,40 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
     with capsys.disabled():
         print(f"\nfrom the touch to the UNLOCK: {opened_s:.3f} s")  # noqa: T201
         print(f"seconds of each step, {ended['frames']} frames together: {ended['seconds']}")  # noqa: T201
+
+
+def test_recognition_goes_on_while_the_network_is_away_and_comes_back(tmp_path, broker, service, domain):
+    pack = PackStore(service.storage / "models").active()
+    more = f"""
+            [recognition]
+            mode = "auto"
+            models_dir = "{service.storage}/models"
+            pack = "{pack.manifest.name}"
+    """
+    line, photo = Line(service.port), pictures.lfw10()[GUEST][7]
+    edge = Process(tmp_path, broker, f"http://127.0.0.1:{line.port}", *domain, more)
+    try:
+        with Peer(broker.port, "zigbee2mqtt/+/set") as peer:
+            eventually(lambda: edge.health()[1].get("status") == "ok")
+            peer.say("zigbee2mqtt/DC001", OCCUPIED)
+            for number, (change, by) in enumerate([(None, "server"), (line.cut, "local"), (line.mend, "server")]):
+                if change is not None:
+                    change()
+                if number == 2:  # as long as the circuit is open, nobody asks
+                    eventually(lambda: edge.health()[1]["gallery"]["error"] is None)
+                    time.sleep(0.25)
+                edge.show(photo, number)
+                peer.wait_for(lambda messages, number=number: len(messages) == number + 1, 60)
+                _, health = edge.health()
+                assert health["recognition"]["by"] == by
+                assert health["status"] == ("degraded" if by == "local" else "ok")
+            assert {message.topic for message in peer.received} == {"zigbee2mqtt/DC001/set"}
+        assert edge.end() == 0
+    finally:
+        edge.kill()
+        line.cut()
+    said = [line["event"] for line in edge.lines()]
+    assert said.index("Recognition goes on locally") < said.index("Recognition is the server's again")
 
 
 def _events(messages, person: str) -> list[dict]:

@@ -1,6 +1,7 @@
 """The edge's gallery against a plain one that compares everything with everything."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from app.edge.gallery import Changes, Gallery
 from app.edge.members import GalleryDelta, Member, MemberTemplates
 from app.edge.rows import Rows
 from app.edge.snapshot import Snapshot
+from app.edge.sources.file import CacheFile
 from tests.edge.making import CONTRACT, DIMENSION, delta, member, templates, vector
 
 KEYS = [f"R{number}-1" for number in range(12)]
@@ -288,3 +290,16 @@ def test_after_most_have_left_a_search_goes_through_few_rows() -> None:
     assert len(gallery.snapshot.matrix) == 40
     assert gallery.snapshot.match(vector(39), now=0.0)[0].member.key == "m39"
     assert held.match(vector(24_999), now=0.0)[0].member.key == "m24999"
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_who_comes_from_the_source_as_they_came_from_the_file_has_not_changed(tmp_path: Path, stored) -> None:
+    everybody = [templates(f"m{number}", number, 1 + number % 3) for number in range(500)]
+    before, after = (Gallery(CONTRACT, DIMENSION, stored=stored) for _ in range(2))
+    before.update(everybody)
+    file = CacheFile(tmp_path / "members", source="x", contract=CONTRACT, dimension=DIMENSION, max_age_s=9.0)
+    file.save(before.snapshot, "1", 100.0)
+    after.apply(file.load(100.0)[0])
+    assert after.update(everybody) == Changes()
+    nudged = MemberTemplates(everybody[0].member, everybody[0].embeddings + np.float32(0.02))
+    assert after.update([nudged, *everybody[1:]]) == Changes(updated=1)

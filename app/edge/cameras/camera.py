@@ -33,6 +33,7 @@ class Camera:
         deliver: takes the frame; must not wait.
         wanted: whether anybody looks now; a live camera goes on either way, and nobody pays for decoding its pictures.
         fps: pictures a second at the most.
+        latency_s: how long a picture is on its way from the lens to here.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Camera:
         wanted: Callable[[], bool],
         *,
         fps: float,
+        latency_s: float = 0.0,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
@@ -52,6 +54,7 @@ class Camera:
         self._deliver = deliver
         self._wanted = wanted
         self._period_s = 1 / fps
+        self._latency_s = latency_s
         self._now = now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
@@ -103,7 +106,7 @@ class Camera:
                 self._set("ended")
                 self._stopping.wait(self._period_s)
                 continue
-            captured_at = self._now()
+            captured_at = self._now() - self._latency_s
             if time.monotonic() < due_s or not self._wanted():
                 continue
             context = self._capture(self.name, captured_at)

@@ -1,7 +1,7 @@
 """A scenario's timeline, for a person to read."""
 
+from app.edge.simulator.played import Played
 from app.edge.simulator.scenario import Scenario
-from app.edge.simulator.world import Played
 
 
 def told(scenario: Scenario, played: Played) -> str:

@@ -4,7 +4,6 @@ import heapq
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 from pydantic import SecretStr
@@ -32,6 +31,7 @@ from app.edge.simulator.parts import (
     picture_of,
     templates_of,
 )
+from app.edge.simulator.played import Entry, Played
 from app.edge.simulator.scenario import (
     AnyStep,
     ComesBack,
@@ -59,36 +59,6 @@ _EVENTS_TOPIC: Final = "facedex/edge/simulated"
 _THRESHOLD, _MARGIN = 0.5, 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the timeline; `time` in seconds from the scenario's midnight."""
-
-    time: float
-    text: str
-
-    def __str__(self) -> str:
-        return f"{clock_of(self.time)}  {self.text}"
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What came of a scenario.
-
-    Attributes:
-        timeline: in the order in which it happened.
-        unlocked: `00:01:19 DC006`, each command that reached the broker.
-        refused: `00:01:19 DC001 lock_not_occupied`, or without a lock.
-        events: the `member_detected` that were published.
-        faults: where it is not what the scenario expects; empty where all is well.
-    """
-
-    timeline: tuple[Entry, ...]
-    unlocked: tuple[str, ...]
-    refused: tuple[str, ...]
-    events: tuple[dict[str, object], ...]
-    faults: tuple[str, ...]
-
-
 def play(scenario: Scenario) -> Played:
     """Run a scenario to its end."""
     world = _World(scenario)
@@ -97,11 +67,12 @@ def play(scenario: Scenario) -> Played:
     finally:
         world.close()
     return Played(
+        scenario.expect,
         tuple(world.timeline),
         tuple(world.unlocked),
         tuple(world.refused),
         tuple(world.events),
-        tuple(_faults(scenario, world)),
+        tuple(world.strange),
     )
 
 
@@ -341,14 +312,3 @@ def _member(name: str, given: MemberThere | Joins) -> Member:
 
 def _motion_topic(camera: str) -> str:
     return f"onvif/{camera}/motion"
-
-
-def _faults(scenario: Scenario, world: _World) -> list[str]:
-    expected = scenario.expect
-    faults = [f"this is no UNLOCK that expires and is not retained: {strange}" for strange in world.strange]
-    if tuple(world.unlocked) != expected.unlocked:
-        faults.append(
-            f"unlocked: expected {', '.join(expected.unlocked) or 'nothing'}; it was {', '.join(world.unlocked) or 'nothing'}"
-        )
-    faults += [f"not refused: {refusal}" for refusal in expected.refused if refusal not in world.refused]
-    return faults

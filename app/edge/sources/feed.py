@@ -43,7 +43,7 @@ class FeedSource:
         key: Callable[[], str],
         *,
         timeout_s: float = 10.0,
-        page_members: int = 1000,
+        page_members: int = 5000,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         base = url.rstrip("/")

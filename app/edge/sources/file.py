@@ -16,8 +16,9 @@ from app.gallery_pages import Header, MalformedPage, PageMember, decode, encode
 
 # Templates that are written at once: what saving needs of memory is bounded.
 _BLOCK: Final = 4_096
-# How far a file may seem to come from the future: clocks are set now and then.
-_AHEAD_S: Final = 300.0
+# How far a file may seem to come from the future: a small machine without a battery believes, after the power was cut, that it
+# is as late as when it last noted the time.
+_AHEAD_S: Final = 86_400.0
 
 
 class CacheFile:

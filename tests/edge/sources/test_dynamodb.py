@@ -34,7 +34,7 @@ def server() -> Iterator[DynamoServer]:
 def tables(server: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> DynamoServer:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    server.fault, server.queries = no_fault, 0
+    server.fault, server.queries, server.most_at_once, server.latency_s = no_fault, 0, 0, 0.0
     server.empty()
     server.make_tables()
     return server
@@ -332,6 +332,14 @@ def test_without_credentials_it_says_so(tables: DynamoServer, monkeypatch: pytes
         monkeypatch.setenv(name, value)
     with pytest.raises(SourceRefused, match="NoCredentialsError"):
         source(tables).fetch(None)
+
+
+def test_members_are_asked_for_side_by_side_and_not_more_than_so_many(tables: DynamoServer) -> None:
+    tables.fill("reservations", (reservation(f"R{number}") for number in range(40)))
+    tables.fill("members", (person(f"R{number}", 1) for number in range(40)))
+    tables.latency_s = 0.02
+    assert len(source(tables, threads=4).fetch(None).upserts) == 40
+    assert 2 <= tables.most_at_once <= 4
 
 
 def test_it_ends_when_its_time_is_over(tables: DynamoServer) -> None:
