@@ -10,7 +10,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import structlog
@@ -22,7 +22,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from app.edge.clock import Clock, SystemClock
 from app.edge.connecting import BrokerSettings, lose_at_close, prepare, tls_context, what_failed
 from app.edge.errors import BrokerError
-from app.edge.messages import Message
+from app.edge.messages import Message, Still
 from app.edge.outbox import Outbox
 
 log = structlog.stdlib.get_logger("facedex.edge.mqtt")
@@ -33,6 +33,8 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _GOODBYE_S: Final = 1.0
 # A broker that takes longer to answer hangs.
 _ANSWER_S: Final = 0.5
+# Whoever has answered has acknowledged what came before; paho queues from the twentieth on.
+_BEHIND_MAX: Final = 4
 _NO_TOPIC: Final = "facedex/edge/nothing"
 # "Nobody has subscribed": no error to MQTT, but whoever should hear is not there.
 _NOBODY_LISTENS: Final = 0x10
@@ -121,10 +123,14 @@ class Broker:
         if self._thread is not None:
             self._thread.join()
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: Message, *, still: Still | None = None) -> bool:
         """Now or never: whether it was handed to a broker that answers right now; not to be called by a handler.
 
-        A broker that hangs would take it, and pass it on whenever it goes on. So it is asked for something else first.
+        A broker that hangs would take it, and pass it on whenever it goes on. So it is asked for something else first. And
+        it is not handed over while others wait for their acknowledgement: beyond some, paho would queue it.
+
+        Args:
+            still: as `Publisher.send`.
         """
         with self._guard:
             client, outgoing = self._client, self._outbox.make(message, posted=False)
@@ -133,6 +139,17 @@ class Broker:
         if not self._answers(client):
             log.warning("broker does not answer, nothing sent", topic=message.topic)
             return False
+        with self._guard:
+            behind = self._outbox.unacknowledged()
+        if behind > _BEHIND_MAX:
+            log.warning(
+                "broker is behind with its acknowledgements, nothing sent", topic=message.topic, messages=behind
+            )
+            return False
+        if still is not None:
+            if (expires_s := still()) is None:
+                return False
+            outgoing = self._outbox.make(replace(message, expires_s=expires_s), posted=False)
         with self._guard:
             return self._client is client and self._outbox.send(client, outgoing)
 

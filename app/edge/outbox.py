@@ -77,6 +77,11 @@ class Outbox:
         self._sent = [one for one in self._sent if not one.is_through]
         return any(not one.posted and one.deadline < now for one in self._sent)
 
+    def unacknowledged(self) -> int:
+        """How many messages were handed over and have not got through."""
+        self._sent = [one for one in self._sent if not one.is_through]
+        return len(self._sent)
+
     def lose(self) -> None:
         """The connection is over: what was posted and has not got through waits again, the rest is gone."""
         again = [one for one in self._sent if one.posted and not one.is_through]

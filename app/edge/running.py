@@ -85,6 +85,7 @@ class Edge:
             self.controller,
             config.broker.topic,
             stamped_only=config.doors.last_seen_required,
+            now=clock.now,
         )
         MotionFeed(
             self.broker,

@@ -85,37 +85,72 @@ class _Switch:
 
     Args:
         hold_s: its own timer: so long after it was last reported on, it is off by itself.
+        repeated: its reports repeat the state that somebody remembers. Then "on" begins something only where it was off before,
+            and prolongs nothing; after an end that was lost, nothing begins until the next end.
     """
 
-    def __init__(self, hold_s: float) -> None:
+    def __init__(self, hold_s: float, *, repeated: bool = False) -> None:
         self._hold_s = hold_s
+        self._repeated = repeated
         self._reports: list[_Report] = []
+        self._before: _Report | None = None  # the newest of those that are not remembered any more
 
     def add(self, report: _Report) -> None:
         oldest = report.arrived - self._hold_s - 2 * _LATE_MAX_S
-        self._reports = [*(kept for kept in self._reports if kept.arrived >= oldest), report]
+        for old in [kept for kept in self._reports if kept.arrived < oldest]:
+            self._drop(old)
+        self._reports.append(report)
         if len(self._reports) > _REPORTS_MAX:
             # Not the one that came first: late reports of old touches must not push out the end that came after these.
-            self._reports.remove(min(self._reports, key=lambda kept: kept.instant))
+            self._drop(min(self._reports, key=lambda kept: kept.instant))
 
     def is_on(self, instant: float) -> bool:
         """Whether it was on at that instant, by what is known now: it was reported so, and nothing newer says that it ended."""
         known = [report for report in self._reports if report.instant <= instant]
         ends = [report for report in known if not report.on]
-        return any(
-            report.on and instant - report.instant < self._hold_s and not any(end.after(report) for end in ends)
-            for report in known
+        return any(self._counts(report, known, ends, instant) for report in known)
+
+    def counts(self, report: _Report) -> bool:
+        """Whether it is because of this report that it is on when it arrives."""
+        instant = report.arrived
+        known = [other for other in self._reports if other.instant <= instant]
+        return self._counts(report, known, [other for other in known if not other.on], instant)
+
+    def _counts(self, report: _Report, known: list[_Report], ends: list[_Report], instant: float) -> bool:
+        if not report.on or instant - report.instant >= self._hold_s or any(end.after(report) for end in ends):
+            return False
+        if not self._repeated:
+            return True
+        before = known if self._before is None else [self._before, *known]
+        return not any(
+            other.on and _follows(report, other) and not any(_between(end, other, report) for end in ends)
+            for other in before
         )
 
+    def _drop(self, report: _Report) -> None:
+        self._reports.remove(report)
+        if self._before is None or _follows(report, self._before):
+            self._before = report
+
     def forget(self) -> None:
-        self._reports = []
+        self._reports, self._before = [], None
+
+
+def _follows(report: _Report, other: _Report) -> bool:
+    """Whether it is the later of two; of two reports of the same, the one that came first is the earlier."""
+    return report.after(other) or (not other.after(report) and report.number > other.number)
+
+
+def _between(end: _Report, before: _Report, report: _Report) -> bool:
+    return end.after(before) and not end.after(report)
 
 
 class Triggers:
     """Touches and motion in, contexts of frames out. Any thread may report, and any may capture.
 
-    A lock is occupied at an instant if it had been reported so, its own timer has not run out since, and nothing newer, from
-    before that instant, says that it was released. Which report is newer is decided by the times that the sender gave, so that
+    A lock is occupied at an instant if it had been reported so after not being so (zigbee2mqtt repeats what it remembers of a
+    lock with whatever that reports, so that a repetition is no touch), its own timer has not run out since, and nothing newer,
+    from before that instant, says that it was released. Which report is newer is decided by the times that the sender gave, so that
     late, repeated and reordered ones do no harm; by their arrival where it gave none. What is in doubt is not occupied.
 
     Args:
@@ -145,7 +180,7 @@ class Triggers:
         self.locks_of_camera = {camera: checked_locks(locks) for camera, locks in locks_of_camera.items()}
         self.locks = frozenset[str]().union(*self.locks_of_camera.values())
         holds = hold_of_lock or {}
-        self._locks = {lock: _Switch(holds.get(lock, hold_s)) for lock in self.locks}
+        self._locks = {lock: _Switch(holds.get(lock, hold_s), repeated=True) for lock in self.locks}
         self._motion = {camera: _Switch(motion_hold_s) for camera in self.locks_of_camera}
         self._other_motion = {camera: _Switch(motion_hold_s) for camera in self.locks_of_camera}
         self._transactions = dict.fromkeys(self.locks_of_camera, "")
@@ -163,7 +198,8 @@ class Triggers:
             at: when, in Unix seconds by the sender's clock; None where it does not say.
 
         Returns:
-            Whether it counts: of a known lock, not at a time that cannot be, and, where it is occupied, not over by now.
+            Whether it counts: of a known lock, not at a time that cannot be, and, where it is occupied, not over by now, and no
+            repetition of what was known.
         """
         return self._report(self._locks.get(lock), self.cameras_of(lock), occupied, at, lock=lock)
 
@@ -232,8 +268,8 @@ class Triggers:
             switch.add(report)
             if not report.on:
                 return True
-            if not switch.is_on(report.arrived):
-                return False  # late: it was released since, or its timer has run out
+            if not switch.counts(report):
+                return False  # late: it was released since, or its timer has run out; or it repeats what was known
             for camera in idle:
                 self._transactions[camera] = self._make_id()
             return True

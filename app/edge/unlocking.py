@@ -77,6 +77,35 @@ class Unlocker:
         return Decision(tuple(unlocked), tuple(refused))
 
     def _unlock(self, lock: str, match: Match, context: TriggerContext) -> Reason | None:
+        expires_s = self._expires_s(lock, match, context)
+        if isinstance(expires_s, Reason):
+            return expires_s
+        done = self._done_for(context, self._clock.monotonic())
+        if lock in done.locks:
+            return Reason.ALREADY_UNLOCKED
+        done.locks.add(lock)
+        reason = Reason.BROKER_AWAY
+
+        def still() -> int | None:
+            """The broker may have taken its time; who was erased meanwhile opens nothing."""
+            nonlocal reason
+            now_s = self._expires_s(lock, match, context)
+            if not isinstance(now_s, Reason):
+                return now_s
+            reason = now_s
+            return None
+
+        message = Message(command_topic(self._base_topic, lock), UNLOCK, expires_s=expires_s)
+        if self._publisher.send(message, still=still):
+            return None
+        done.locks.discard(lock)  # nothing left this machine
+        return reason
+
+    def _expires_s(self, lock: str, match: Match, context: TriggerContext) -> int | Reason:
+        """For how long a command may be on its way, as of now, or why there is to be none.
+
+        In whole seconds, at least one: MQTT knows no shorter ones, and the broker counts from when it gets the message.
+        """
         member = self._membership(match.member.key)
         now, monotonic = self._clock.now(), self._clock.monotonic()
         reason = (
@@ -86,17 +115,8 @@ class Unlocker:
         )
         if reason is not None:
             return reason
-        done = self._done_for(context, monotonic)
-        if lock in done.locks:
-            return Reason.ALREADY_UNLOCKED
-        done.locks.add(lock)
         left_s = self._max_age_s - max(0.0, monotonic - context.captured_monotonic, now - context.captured_at)
-        # Whole seconds, at least one: MQTT knows no shorter ones. The broker counts from when it gets the message.
-        expires_s = max(1, math.floor(left_s))
-        if self._publisher.send(Message(command_topic(self._base_topic, lock), UNLOCK, expires_s=expires_s)):
-            return None
-        done.locks.discard(lock)  # nothing left this machine
-        return Reason.BROKER_AWAY
+        return math.floor(left_s) if left_s >= 1 else Reason.FRAME_TOO_OLD
 
     @staticmethod
     def _refusal_of_lock(lock: str, member: Member | None, context: TriggerContext) -> Reason | None:

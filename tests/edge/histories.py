@@ -51,10 +51,14 @@ class FakeBroker:
     def on_change(self, listener) -> None:
         self.listeners.append(listener)
 
-    def send(self, message) -> bool:
-        if self.connected:
-            self.delivered.append(message)
-        return self.connected
+    def send(self, message, *, still=None) -> bool:
+        if not self.connected:
+            return False
+        expires_s = message.expires_s if still is None else still()
+        if still is not None and expires_s is None:
+            return False
+        self.delivered.append(dataclasses.replace(message, expires_s=expires_s))
+        return True
 
     def post(self, message) -> None:
         (self.delivered if self.connected else self.waiting).append(message)
@@ -107,12 +111,22 @@ class Controller:
 
     def boot(self) -> None:
         """Start anew: nothing is known."""
-        self.arrived.clear()
+        self.reconnected()
         self.triggers = self.parts.triggers.Triggers(self.clock, CAMERAS, HOLD_S)
-        self.feed = self.parts.occupancy.OccupancyFeed(self.broker, self.triggers)
+        self.feed = self.parts.occupancy.OccupancyFeed(self.broker, self.triggers, now=self.clock.now)
         self.unlocker = self.parts.unlocking.Unlocker(self.broker, self.clock, self.members.get, max_age_s=MAX_AGE_S)
 
+    def reconnected(self) -> None:
+        """Nothing that came before counts, nor a first touch that may be from before."""
+        self.arrived.clear()
+        self.since = self.clock.now()
+        self.first: dict[str, bool] = {}  # by lock: whether touches count by now
+
     def note(self, lock: str, on: bool, stamp: float | None) -> None:
+        counts = self.first.setdefault(lock, not on or (stamp is not None and stamp >= self.since))
+        if on and not counts:
+            return
+        self.first[lock] = True
         self.arrived.append(Arrived(lock, on, stamp, self.clock.now(), self.clock.monotonic()))
 
     def capture(self, camera: str, at: float | None = None):
@@ -161,7 +175,8 @@ class Controller:
         age_s = now - context.captured_at
         passed_s = self.clock.monotonic() - context.captured_monotonic
         member = self.members.get(match.member.key)
-        if not -1.0 <= age_s <= MAX_AGE_S or passed_s > MAX_AGE_S or member is None:
+        # A command lasts for a second at least.
+        if not -1.0 <= age_s <= MAX_AGE_S - 1 or passed_s > MAX_AGE_S - 1 or member is None:
             return frozenset()
         for one in (member, match.member):
             if (one.valid_from is not None and now < one.valid_from) or (
@@ -196,20 +211,38 @@ def occupied_at(arrived: list[Arrived], locks: frozenset[str], instant: float) -
         if happened <= instant:
             events.append((number, one, stamp, happened))
     touched = set()
-    for on_number, on, on_stamp, happened in events:
-        if not on.on or instant >= happened + HOLD_S:
-            continue
-        for off_number, off, off_stamp, ended in events:
-            if off.on or off.lock != on.lock:
+    for lock in locks:
+        of_lock = [event for event in events if event[1].lock == lock]
+        offs = [event for event in of_lock if not event[1].on]
+        ons = [event for event in of_lock if event[1].on]
+        for on in ons:
+            if instant >= on[3] + HOLD_S or any(ended_later(off, on) for off in offs):
                 continue
-            by_stamp = on_stamp is not None and off_stamp is not None
-            if by_stamp and abs((off_stamp - on_stamp) - (ended - happened)) > 2.0:
-                by_stamp = False  # one of the clocks was set
-            if (off_stamp >= on_stamp) if by_stamp else (off_number > on_number):
-                break
-        else:
-            touched.add(on.lock)
-    return frozenset(touched) & locks
+            # What was said before, with no release in between, is the same touch.
+            same = [
+                other
+                for other in ons
+                if other is not on
+                and said_later(on, other)
+                and not any(ended_later(off, other) and not ended_later(off, on) for off in offs)
+            ]
+            if not same:
+                touched.add(lock)
+    return frozenset(touched)
+
+
+def by_stamps(one, other) -> bool:
+    """Whether both have a time of the sender's, and no clock was set in between."""
+    stamped = one[2] is not None and other[2] is not None
+    return stamped and abs((one[2] - other[2]) - (one[3] - other[3])) <= 2.0
+
+
+def ended_later(off, on) -> bool:
+    return off[2] >= on[2] if by_stamps(off, on) else off[0] > on[0]
+
+
+def said_later(one, other) -> bool:
+    return (one[2], one[0]) > (other[2], other[0]) if by_stamps(one, other) else one[0] > other[0]
 
 
 def payload(on: bool, stamp: float | None, rng: random.Random | None = None) -> bytes:
@@ -318,11 +351,11 @@ class Run:
 
     def on_drop(self) -> None:
         self.drops += 1
-        self.controller.arrived.clear()
+        self.controller.reconnected()
         self.broker.turn(False)
 
     def on_back(self) -> None:
-        self.controller.arrived.clear()
+        self.controller.reconnected()
         before = len(self.broker.delivered)
         self.broker.turn(True)
         self.controller.check(len(self.broker.delivered) == before, "opened when the broker came back")

@@ -1,3 +1,5 @@
+import contextlib
+import http.server
 import threading
 import time
 
@@ -5,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from app.edge.cameras import camera
 from app.edge.cameras.camera import Camera
+from app.edge.cameras.lag import LAG_MAX_S, Lag
 from app.edge.cameras.pictures import CameraAway, FolderPictures, VideoPictures, open_pictures
 from app.edge.clock import SystemClock
 from app.edge.triggers import Triggers
@@ -146,6 +150,7 @@ class Live:
     """A stream that breaks off after some pictures."""
 
     live = True
+    lag_s = 0.0
     opened = 0
     decoded = 0
 
@@ -203,6 +208,93 @@ def test_a_live_camera_goes_on_unseen_and_nobody_pays_for_decoding():
         assert Unseen.decoded == 0
         stage.looking.set()
         eventually(lambda: len(stage.frames) >= 2)
+
+
+def test_a_backlog_lags_until_it_is_read_and_drift_is_none():
+    lag = Lag()
+    # 25 pictures a second; at the beginning three lie ready, at 2 s nothing comes for 1 s.
+    came = {n: (0.1 if n < 3 else max(n / 25, 3.0) if 50 <= n < 75 else n / 25) for n in range(100)}
+    behind = {n: lag.of(n / 25, 100.0 + at_s) for n, at_s in came.items()}
+    assert all(behind[n] == float("inf") for n in range(10))
+    assert all(abs(behind[n] - max(0.0, came[n] - n / 25)) < 0.01 for n in range(20, 100))
+    assert behind[50] > LAG_MAX_S > behind[99]
+    slow = [lag.of(4 + n * 0.9995, 104.0 + n) for n in range(7_200)]
+    assert max(slow) < LAG_MAX_S
+
+
+def test_a_stream_that_lags_shows_nothing_and_is_opened_anew(monkeypatch):
+    monkeypatch.setattr(camera, "_LAGS_AT_MOST_S", 0.05)
+
+    class Lagging(Live):
+        @property
+        def lag_s(self):
+            return 1.0 if type(self).opened == 1 else 0.2
+
+    stage = Stage(lambda: Lagging(1_000_000))
+    stage.looking.set()
+    with stage:
+        eventually(lambda: stage.frames)
+    assert Lagging.opened == 2
+    assert stage.frames[0].context.captured_monotonic < time.monotonic() - 0.2
+
+
+class Motion(http.server.BaseHTTPRequestHandler):
+    """25 pictures a second, numbered by their brightness; while `held`, they pile up, and then come at once."""
+
+    held = threading.Event()
+    number = 0
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=x")
+        self.end_headers()
+        began_s, pile = time.monotonic(), []
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(max(0.0, began_s + type(self).number / 25 - time.monotonic()))
+                type(self).number += 1
+                jpeg = cv2.imencode(".jpg", number_on(self.number))[1].tobytes()
+                head = f"--x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                pile.append(head.encode() + jpeg + b"\r\n")
+                if not self.held.is_set():
+                    self.wfile.write(b"".join(pile))
+                    pile = []
+
+
+def number_on(number):
+    bits = [255 * (number >> bit & 1) for bit in range(10)]
+    return np.repeat(np.repeat(np.array([bits], np.uint8), 32, 0), 32, 1)[:, :, None].repeat(3, 2)
+
+
+def number_of(picture):
+    return sum(int(picture[16, 32 * bit + 16, 0] > 127) << bit for bit in range(10))
+
+
+def test_what_piled_up_while_a_stream_stalled_is_not_seen_with_a_touch_of_later():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Motion)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    stage = Stage(lambda: VideoPictures(address, live=True, loop=False))
+    stage.looking.set()
+    try:
+        with stage:
+            eventually(lambda: len(stage.frames) > 5)
+            Motion.held.set()
+            before = Motion.number
+            eventually(lambda: Motion.number > before + 30)
+            stage.triggers.occupancy("DC001", True)
+            touched = Motion.number
+            Motion.held.clear()
+            eventually(lambda: any(frame.context.occupied_locks for frame in stage.frames))
+        numbers = [number_of(frame.picture) for frame in stage.frames if frame.context.occupied_locks]
+        assert numbers[0] > touched - 8
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_slow_onlooker_does_not_stop_the_camera(folder):

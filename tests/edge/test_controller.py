@@ -45,7 +45,7 @@ class Scene:
     def close(self):
         pass
 
-    def send(self, message):
+    def send(self, message, *, still=None):
         self.sent.append(message.topic)
         return True
 
@@ -94,8 +94,11 @@ def test_a_session_goes_on_with_each_trigger_and_then_ends_with_its_sums(caplog)
     scene = Scene(GUEST)
     scene.controller.occupancy("DC001", True)
     scene.clock.sleep(14.0)
+    scene.controller.occupancy("DC001", False)
     scene.controller.occupancy("DC001", True)
-    scene.clock.sleep(14.0)
+    scene.clock.sleep(7.0)
+    scene.controller.occupancy("DC001", True)  # repeats what was known
+    scene.clock.sleep(7.0)
     assert scene.controller.wanted("entrance")
     scene.triggers.occupancy("DC006", True)
     scene.look()

@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.service, needs_mosquitto]
 
 DOMAIN = "Hôtel / edge"
 GUEST, OTHER = "Ariel_Sharon", "Colin_Powell"
-OCCUPIED = b'{"occupancy": true, "battery": 97}'
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,7 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
 
         edge.show(photos[GUEST][7], 1)  # nothing was touched, nobody looks
         touched_s = time.monotonic()
-        peer.say("zigbee2mqtt/DC006", OCCUPIED)
+        peer.say("zigbee2mqtt/DC006", occupied())
         peer.wait_for(lambda messages: any(message.topic.endswith("/set") for message in messages), 60)
         opened_s = time.monotonic() - touched_s
         edge.show(photos[OTHER][7], 2)
@@ -227,7 +226,7 @@ def test_recognition_goes_on_while_the_network_is_away_and_comes_back(tmp_path, 
     try:
         with Peer(broker.port, "zigbee2mqtt/+/set") as peer:
             eventually(lambda: edge.health()[1].get("status") == "ok")
-            peer.say("zigbee2mqtt/DC001", OCCUPIED)
+            peer.say("zigbee2mqtt/DC001", occupied())
             for number, (change, by) in enumerate([(None, "server"), (line.cut, "local"), (line.mend, "server")]):
                 if change is not None:
                     change()
@@ -246,6 +245,10 @@ def test_recognition_goes_on_while_the_network_is_away_and_comes_back(tmp_path, 
         line.cut()
     said = [line["event"] for line in edge.lines()]
     assert said.index("Recognition goes on locally") < said.index("Recognition is the server's again")
+
+
+def occupied() -> bytes:
+    return json.dumps({"occupancy": True, "battery": 97, "last_seen": round(time.time() * 1000)}).encode()
 
 
 def _events(messages, person: str) -> list[dict]:

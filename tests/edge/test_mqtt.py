@@ -209,8 +209,9 @@ def test_the_last_will_is_said_when_it_dies_and_when_it_stops(mosquitto):
 @pytest.fixture
 def touched(mosquitto, broker):
     """Triggers at the end of a real connection; tells when a report was handled."""
-    triggers = Triggers(VirtualClock(START), {"entrance": {"DC001", "DC006"}})
-    OccupancyFeed(broker, triggers)
+    clock = VirtualClock(START)
+    triggers = Triggers(clock, {"entrance": {"DC001", "DC006"}})
+    OccupancyFeed(broker, triggers, now=clock.now)
     marks = threading.Semaphore(0)
     broker.subscribe("mark", lambda _: marks.release())
     broker.start()
@@ -228,14 +229,33 @@ def touched(mosquitto, broker):
 def test_after_the_broker_was_away_nothing_is_occupied_until_it_is_reported(mosquitto, broker, touched):
     triggers, say = touched
     with Peer(mosquitto.port) as peer:
-        assert say(peer, "DC001", payload(True, None)) == {"DC001"}
+        assert say(peer, "DC001", payload(True, START)) == {"DC001"}
     held = triggers.capture("entrance")
     mosquitto.restart()
     until(lambda: not triggers.capture("entrance").occupied_locks)
     broker.wait_ready(20)
     assert held.occupied_locks == {"DC001"}
     with Peer(mosquitto.port) as peer:
-        assert say(peer, "DC006", payload(True, None)) == {"DC006"}
+        assert say(peer, "DC006", payload(True, START)) == {"DC006"}
+
+
+def test_who_asks_is_asked_again_once_the_broker_has_answered(mosquitto, broker):
+    broker.start()
+    broker.wait_ready(20)
+    with Peer(mosquitto.port, "zigbee2mqtt/+/set") as peer:
+        assert not broker.send(OPEN, still=lambda: None)
+        assert broker.send(OPEN, still=lambda: 3)
+        peer.wait_for(lambda received: received)
+        assert [one.properties.MessageExpiryInterval for one in peer.received] <= [3]
+
+
+def test_nothing_is_sent_behind_messages_that_wait_for_their_acknowledgement(mosquitto, broker):
+    broker.start()
+    broker.wait_ready(20)
+    broker._outbox._sent += [broker._outbox.make(Message("a", b""), posted=True) for _ in range(5)]
+    assert not broker.send(OPEN)
+    broker._outbox._sent.clear()
+    assert broker.send(OPEN)
 
 
 def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
@@ -252,11 +272,37 @@ def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
         assert triggers.capture("entrance").occupied_locks == frozenset()
 
 
+@pytest.mark.parametrize(("stamp", "counts"), [(None, False), (START - 0.5, False), (START, True)])
+def test_a_first_touch_after_a_connection_counts_only_if_it_was_made_since(stamp, counts):
+    fake, clock = FakeBroker(), VirtualClock(START)
+    triggers = Triggers(clock, {"entrance": {"DC001"}})
+    OccupancyFeed(fake, triggers, now=clock.now)
+    for _ in range(2):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert bool(triggers.capture("entrance").occupied_locks) == counts
+        clock.sleep(1)
+        fake.report("zigbee2mqtt/DC001", payload(False, None))
+        fake.report("zigbee2mqtt/DC001", payload(True, None))  # from now on it is known when one begins
+        assert triggers.capture("entrance").occupied_locks == {"DC001"}
+        clock.sleep(1)
+        fake.turn(False)
+        fake.turn(True)
+        stamp = None if stamp is None else stamp + 2
+
+
 def test_touches_without_a_time_do_not_count_where_times_are_asked_for():
     fake = FakeBroker()
     triggers = Triggers(VirtualClock(START), {"entrance": {"DC001"}})
-    OccupancyFeed(fake, triggers, stamped_only=True)
-    for stamp, occupied in ((None, frozenset()), (START, {"DC001"})):
+    OccupancyFeed(fake, triggers, stamped_only=True, now=lambda: START)
+    for stamp, occupied in ((None, frozenset()), (START, frozenset())):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert triggers.capture("entrance").occupied_locks == occupied  # the second repeats the first
+    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    for stamp, occupied in ((None, frozenset()), (START, frozenset())):
+        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        assert triggers.capture("entrance").occupied_locks == occupied
+    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    for stamp, occupied in ((START, {"DC001"}),):
         fake.report("zigbee2mqtt/DC001", payload(True, stamp))
         assert triggers.capture("entrance").occupied_locks == occupied
     fake.report("zigbee2mqtt/DC001", payload(False, None))
@@ -283,7 +329,7 @@ def test_hostile_payloads_are_ignored_with_a_line_in_the_log(mosquitto, touched,
     with Peer(mosquitto.port) as peer, capture_logs() as logs:
         assert say(peer, "DC001", hostile) == frozenset()
         assert [line["lock"] for line in logs if line["event"] == "malformed report ignored"] == ["DC001"]
-        assert say(peer, "DC001", payload(True, None)) == {"DC001"}
+        assert say(peer, "DC001", payload(True, START)) == {"DC001"}
 
 
 def test_a_handler_that_fails_ends_nothing(mosquitto, broker):
@@ -443,8 +489,8 @@ class RealBroker(FakeBroker):
         self._broker.start()
         self._broker.wait_ready(20)
 
-    def send(self, message) -> bool:
-        return self._broker.send(message)
+    def send(self, message, *, still=None) -> bool:
+        return self._broker.send(message, still=still)
 
     def post(self, message) -> None:
         self._broker.post(message)

@@ -58,7 +58,7 @@ def occupied_at(history: list, time: float, camera: str) -> set[str]:
         if step.time > time:
             break
         if isinstance(step, Touch) and connected and not step.lost:
-            since[step.touch] = step.time
+            since.setdefault(step.touch, step.time)  # a repetition begins nothing
         elif isinstance(step, Release) and connected and not step.lost:
             since.pop(step.release, None)
         elif isinstance(step, Reboot):

@@ -81,11 +81,47 @@ def test_membership_is_asked_at_the_last_moment(scene, now, reason):
 
 def test_membership_is_asked_for_each_lock(scene):
     """Somebody checks them out between the one and the other."""
-    asked = iter([GUEST, None])
+    asked = iter([GUEST, GUEST, None])
     unlocker = Unlocker(scene.broker, scene.clock, lambda _: next(asked), max_age_s=5.0)
     assert unlocker.act(Decision(("A", "B")), MATCH, scene.context) == Decision(
         ("A",), (Refusal("B", Reason.MEMBER_GONE),)
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda scene: scene.members.clear(), Reason.MEMBER_GONE),
+        (
+            lambda scene: scene.members.update({"R1-1": dataclasses.replace(GUEST, valid_until=1_760_000_000.5)}),
+            Reason.MEMBER_NOT_VALID,
+        ),
+        (lambda scene: scene.clock.sleep(3.5), Reason.FRAME_TOO_OLD),
+    ],
+)
+def test_what_changes_while_the_broker_takes_its_time_is_seen(scene, change, reason):
+    at_once = scene.broker.send
+
+    def slow(message, *, still=None) -> bool:
+        scene.clock.sleep(0.8)
+        change(scene)
+        return at_once(message, still=still)
+
+    scene.broker.send = slow
+    assert scene.act("A") == Decision((), (Refusal("A", reason),))
+    assert scene.broker.delivered == []
+
+
+def test_a_command_expires_with_its_frame_however_slow_the_broker_was(scene):
+    at_once = scene.broker.send
+
+    def slow(message, *, still=None) -> bool:
+        scene.clock.sleep(2.5)
+        return at_once(message, still=still)
+
+    scene.broker.send = slow
+    assert scene.act("A").unlock == ("A",)
+    assert scene.broker.delivered[0].expires_s == 2
 
 
 def test_a_decision_that_comes_too_late_unlocks_nothing(scene):

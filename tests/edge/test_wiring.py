@@ -168,7 +168,8 @@ def test_a_controller_that_starts_without_the_server_opens_doors_from_its_file(t
             photo = pictures.lfw10()[GUEST][7]
             (tmp_path / "frames/1.part").write_bytes(photo.read_bytes())
             (tmp_path / "frames/1.part").rename(tmp_path / "frames/1.jpg")
-            peer.say("zigbee2mqtt/DC001", b'{"occupancy": true}')
+            for occupied in (b"false", b"true"):
+                peer.say("zigbee2mqtt/DC001", b'{"occupancy": %s}' % occupied)
             peer.wait_for(lambda messages: "zigbee2mqtt/DC001/set" in [message.topic for message in messages])
             peer.wait_for(lambda messages: any(b'"by": "local"' in message.payload for message in messages))
             report = edge.report()

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import structlog
 
 from app.edge.cameras.frame import Frame
+from app.edge.cameras.lag import LAG_MAX_S
 from app.edge.cameras.pictures import CameraAway, Pictures
 from app.edge.triggers import TriggerContext
 
@@ -18,6 +19,8 @@ _RETRY_AFTER_S: Final = 0.5
 _RETRY_AFTER_MAX_S: Final = 30.0
 # How often a recording that waits looks whether somebody wants pictures now.
 _LOOK_S: Final = 0.05
+# A stream that lags for longer is opened anew.
+_LAGS_AT_MOST_S: Final = 5.0
 # For how long `stop` waits for a camera that is being opened.
 _STOPPED_WITHIN_S: Final = 10.0
 
@@ -97,7 +100,7 @@ class Camera:
         Raises:
             CameraAway: it broke off.
         """
-        due_s = time.monotonic()
+        due_s = fresh_s = time.monotonic()
         while not self._stopping.is_set():
             if not pictures.live and not self._wait_for(due_s):
                 continue
@@ -106,7 +109,12 @@ class Camera:
                 self._set("ended")
                 self._stopping.wait(self._period_s)
                 continue
-            captured_at = self._now() - self._latency_s
+            captured_at = self._now() - self._latency_s - pictures.lag_s
+            if pictures.lag_s > LAG_MAX_S:
+                if time.monotonic() - fresh_s > _LAGS_AT_MOST_S:
+                    raise CameraAway("The stream lags behind.")
+                continue
+            fresh_s = time.monotonic()
             if time.monotonic() < due_s or not self._wanted():
                 continue
             context = self._capture(self.name, captured_at)

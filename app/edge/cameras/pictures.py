@@ -1,5 +1,6 @@
 """One interface to a folder of pictures, a video file and a camera's stream."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from app.edge.cameras.frame import Picture
+from app.edge.cameras.lag import Lag
 from app.edge.errors import EdgeError
 
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -24,9 +26,11 @@ class Pictures(Protocol):
 
     Attributes:
         live: it goes on whether anybody looks or not, and has to be kept up with; a recording waits.
+        lag_s: how long the picture that was grabbed lies behind, in seconds.
     """
 
     live: bool
+    lag_s: float
 
     def grab(self) -> bool:
         """Go on to the next picture: the moment of its capture is the one at which this returns.
@@ -73,6 +77,7 @@ class FolderPictures:
     """
 
     live = False
+    lag_s = 0.0
 
     def __init__(self, folder: Path, *, loop: bool) -> None:
         self._folder = folder
@@ -126,9 +131,11 @@ class VideoPictures:
         import cv2
 
         self.live = live
+        self.lag_s = 0.0
+        self._lag = Lag()
         self._loop = loop
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
-        self._rewind = cv2.CAP_PROP_POS_FRAMES
+        self._rewind, self._position = cv2.CAP_PROP_POS_FRAMES, cv2.CAP_PROP_POS_MSEC
         # An address may hold a password, so that nothing here says which one it was.
         self._capture: Any = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
         if not self._capture.isOpened():
@@ -138,6 +145,8 @@ class VideoPictures:
     def grab(self) -> bool:
         """As `Pictures.grab`; no, at the end of a file."""
         if self._capture.grab():
+            if self.live:
+                self.lag_s = self._lag.of(self._capture.get(self._position) / 1000, time.monotonic())
             return True
         if self.live:
             raise CameraAway("The stream broke off.")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import httpx
@@ -10,7 +11,7 @@ import numpy as np
 
 from app.edge.clock import Clock
 from app.edge.members import Float32Array, Member, MemberTemplates
-from app.edge.messages import Message
+from app.edge.messages import Message, Still
 from app.edge.mqtt import Handler, Received
 from app.vision.faces import Analysis, Box, Face, FaceQuality
 
@@ -42,11 +43,16 @@ class SimulatedBroker:
         """As `Broker.on_change`."""
         self._listeners.append(listener)
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: Message, *, still: Still | None = None) -> bool:
         """As `Broker.send`."""
-        if self.connected:
-            self._delivered(message)
-        return self.connected
+        if not self.connected:
+            return False
+        if still is not None:
+            if (expires_s := still()) is None:
+                return False
+            message = replace(message, expires_s=expires_s)
+        self._delivered(message)
+        return True
 
     def post(self, message: Message) -> None:
         """As `Broker.post`."""

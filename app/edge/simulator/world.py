@@ -122,7 +122,7 @@ class _World:
             watch=self._watch,
         )
         self._broker.forget_controller()
-        OccupancyFeed(self._broker, self._controller, _TOPIC)
+        OccupancyFeed(self._broker, self._controller, _TOPIC, now=self._clock.now)
         MotionFeed(self._broker, self._controller, {_motion_topic(camera): camera for camera in locks})
 
     def _make_recognizer(self, gallery: Gallery) -> Recognizer:
