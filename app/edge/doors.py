@@ -36,6 +36,7 @@ class Reason(StrEnum):
     BAD_LOCK_NAME = "bad_lock_name"
     ALREADY_UNLOCKED = "already_unlocked"
     BROKER_AWAY = "broker_away"
+    CLOCK_NOT_SYNCHRONISED = "clock_not_synchronised"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from app.edge.messages import Message
 from app.edge.motion import MotionFeed
 from app.edge.occupancy import OccupancyFeed
 from app.edge.secrets import Secrets
+from app.edge.timekeeping import is_synchronised
 from app.edge.triggers import Triggers
 from app.edge.unlocking import Unlocker
 from app.edge.wiring import make_broker, make_gallery, make_recognition, make_source, make_sync
@@ -68,6 +69,8 @@ class Edge:
             self._member,
             max_age_s=config.doors.max_age_s,
             base_topic=config.broker.topic,
+            synchronised=is_synchronised,
+            require_synchronised=config.doors.require_synchronised_clock,
         )
         self.controller = Controller(
             triggers,
@@ -177,6 +180,8 @@ class Edge:
                 "closed" if circuit is None else circuit.state,
             ),
             last_error=self.controller.last_error,
+            clock_synchronised=is_synchronised(),
+            clock_required=self._config.doors.require_synchronised_clock,
         )
 
     def _deliver(self, frame: Frame) -> None:

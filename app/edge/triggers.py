@@ -150,8 +150,8 @@ class Triggers:
 
     A lock is occupied at an instant if it had been reported so after not being so (zigbee2mqtt repeats what it remembers of a
     lock with whatever that reports, so that a repetition is no touch), its own timer has not run out since, and nothing newer,
-    from before that instant, says that it was released. Which report is newer is decided by the times that the sender gave, so that
-    late, repeated and reordered ones do no harm; by their arrival where it gave none. What is in doubt is not occupied.
+    from before that instant, says that it was released. Which report is newer is decided by the times that the sender gave, so
+    that late, repeated and reordered ones do no harm; by their arrival where it gave none. What is in doubt is not occupied.
 
     Args:
         clock: durations are taken from its monotonic side.

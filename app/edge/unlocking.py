@@ -13,6 +13,7 @@ from app.edge.doors import Decision, Reason, Refusal, refusal_of_frame, refusal_
 from app.edge.members import Member
 from app.edge.messages import Message, Publisher
 from app.edge.snapshot import Match
+from app.edge.timekeeping import LatestTime
 from app.edge.triggers import TriggerContext
 from app.edge.zigbee import UNLOCK, command_topic, is_lock_name
 
@@ -37,6 +38,8 @@ class Unlocker:
         membership: who has this key at this moment; asked right before each command.
         max_age_s: a frame that is older opens nothing. No command is delivered later than that after its frame.
         base_topic: zigbee2mqtt's.
+        synchronised: whether the time of day can be believed now.
+        require_synchronised: nothing opens while it cannot.
     """
 
     def __init__(
@@ -47,7 +50,12 @@ class Unlocker:
         *,
         max_age_s: float,
         base_topic: str = "zigbee2mqtt",
+        synchronised: Callable[[], bool] = lambda: False,
+        require_synchronised: bool = False,
     ) -> None:
+        self._synchronised = synchronised
+        self._require_synchronised = require_synchronised
+        self._latest = LatestTime(clock, synchronised)
         self._publisher = publisher
         self._clock = clock
         self._membership = membership
@@ -111,12 +119,21 @@ class Unlocker:
         reason = (
             refusal_of_frame(context, now, monotonic, self._max_age_s)
             or refusal_of_member(member, now)
+            or self._refusal_of_time(member)
             or self._refusal_of_lock(lock, member, context)
         )
         if reason is not None:
             return reason
         left_s = self._max_age_s - max(0.0, monotonic - context.captured_monotonic, now - context.captured_at)
         return math.floor(left_s) if left_s >= 1 else Reason.FRAME_TOO_OLD
+
+    def _refusal_of_time(self, member: Member | None) -> Reason | None:
+        """Why the time of day lets nobody in, or not this member any more."""
+        if self._require_synchronised and not self._synchronised():
+            return Reason.CLOCK_NOT_SYNCHRONISED
+        latest = self._latest.now()
+        ended = member is not None and member.valid_until is not None and latest >= member.valid_until
+        return Reason.MEMBER_NOT_VALID if ended else None
 
     @staticmethod
     def _refusal_of_lock(lock: str, member: Member | None, context: TriggerContext) -> Reason | None:

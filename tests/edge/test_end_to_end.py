@@ -107,8 +107,6 @@ class Process:
             host = "127.0.0.1"
             port = {broker.port}
             [doors]
-            hold_s = 60.0
-            max_age_s = 30.0
             session_s = 30.0
             [health]
             port = {self.port}
@@ -194,7 +192,7 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
             ("zigbee2mqtt/DC006/set", b'{"state": "UNLOCK"}')
         ]
         assert not commands[0].retain
-        assert commands[0].properties.MessageExpiryInterval <= 30
+        assert commands[0].properties.MessageExpiryInterval <= 10
         (event,) = _events(peer.received, GUEST)
         assert event["occupancyTriggeredLocks"] == ["DC006"]
         assert event["onvifTriggered"] is False

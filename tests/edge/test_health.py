@@ -37,6 +37,7 @@ def test_all_is_told():
             "garage": {"state": "ended", "last_frame_age_s": None, "error": None},
         },
         "broker": {"connected": True},
+        "clock": {"synchronised": True, "required": False},
         "recognition": {"mode": "auto", "by": "server", "circuit": "closed"},
         "last_error": {"age_s": 5.0, "message": "The server does not answer."},
     }
@@ -110,3 +111,10 @@ def test_a_port_that_is_taken_is_an_error_of_the_settings():
         taken.listen()
         with pytest.raises(ConfigError, match="health"):
             HealthServer("127.0.0.1", taken.getsockname()[1], lambda: WELL)
+
+
+def test_a_clock_that_nobody_vouches_for_is_told_and_fails_where_it_is_required():
+    unsure = replace(REPORT, clock_synchronised=False)
+    assert unsure.status(NOW) == REPORT.status(NOW)
+    assert unsure.to_json(NOW)["clock"] == {"synchronised": False, "required": False}
+    assert replace(unsure, clock_required=True).status(NOW) == "failing"

@@ -135,7 +135,7 @@ MUTANTS = {
     "stale membership": ("unlocking", "self._membership(match.member.key)", "match.member", ""),
     "membership for ever": (
         "unlocking",
-        "or refusal_of_member(member, now)",
+        "or refusal_of_member(member, now)\n            or self._refusal_of_time(member)",
         "or (None if member else refusal_of_member(member, now))",
         "",
     ),

@@ -124,6 +124,33 @@ def test_a_command_expires_with_its_frame_however_slow_the_broker_was(scene):
     assert scene.broker.delivered[0].expires_s == 2
 
 
+def test_nothing_opens_while_nobody_vouches_for_the_clock(scene):
+    vouched = []
+    scene.unlocker = Unlocker(
+        scene.broker,
+        scene.clock,
+        scene.members.get,
+        max_age_s=5.0,
+        synchronised=lambda: bool(vouched),
+        require_synchronised=True,
+    )
+    assert scene.act("A") == Decision((), (Refusal("A", Reason.CLOCK_NOT_SYNCHRONISED),))
+    vouched.append(True)
+    assert scene.act("A") == Decision(("A",))
+
+
+def test_a_clock_that_is_set_back_revives_nobody(scene):
+    scene.members["R1-1"] = dataclasses.replace(GUEST, valid_until=1_760_000_100.0)
+    scene.unlocker = Unlocker(scene.broker, scene.clock, scene.members.get, max_age_s=5.0, synchronised=lambda: True)
+    assert scene.act("A") == Decision(("A",))
+    scene.clock.sleep(101)
+    scene.clock.jump(-3600)
+    scene.triggers.occupancy("A", False)
+    scene.triggers.occupancy("A", True)
+    again = scene.triggers.capture("entrance")
+    assert scene.act("A", context=again) == Decision((), (Refusal("A", Reason.MEMBER_NOT_VALID),))
+
+
 def test_a_decision_that_comes_too_late_unlocks_nothing(scene):
     scene.clock.sleep(5.01)
     assert scene.act("A") == Decision((), (Refusal("A", Reason.FRAME_TOO_OLD),))
