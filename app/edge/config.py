@@ -123,7 +123,7 @@ class GallerySection(_Section):
         source: Facedex's feed, or DynamoDB.
         cache: the local file; a restart begins with it.
         cache_max_age_s: an older file is not used, and after so long without an answer of the source nobody is recognised.
-        withdrawn_keep_s: after so long of answers that the key is void or the domain gone, the gallery and its file are removed.
+        withdrawn_keep_s: after so long of a void key, or of no such domain, the gallery and its file are removed.
         interval_s: between one refresh and the next.
         contract: `EmbeddingContract.id` of the templates; the pack's own where a pack is configured.
         stored, codes: as `app.edge.gallery.Gallery`.

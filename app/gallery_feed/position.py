@@ -15,8 +15,8 @@ class Position:
     """All changes up to `version` have been read.
 
     Attributes:
-        token: the domain's `gallery_token` as it was when this was told: it names one state of one gallery for good, which numbers
-            do not, since a backup that is restored gives them again.
+        token: the domain's `gallery_token` when this was told: it names one state of one gallery for good. Numbers do not: a
+            backup that is restored gives them again.
         version: of the last change that was read.
         began: where everything is being read, in pages: the domain's version at the first one. Who was gone by then was on no
             page, and need not be told of.

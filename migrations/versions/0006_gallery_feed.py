@@ -30,7 +30,7 @@ CREATE TABLE gallery_changes (
     CONSTRAINT gallery_changes_version_key UNIQUE (domain_id, version),
     CONSTRAINT gallery_changes_domain_id_fkey FOREIGN KEY (domain_id) REFERENCES domains (id) ON DELETE CASCADE
 );
--- Versions that were a domain's, by what they are told by. A database that went back to a backup gives a number again, but no token.
+-- Versions that were a domain's, by their tokens: a database that went back to a backup gives numbers again, but no tokens.
 CREATE TABLE gallery_versions (
     domain_id integer NOT NULL,
     token uuid NOT NULL,
@@ -61,8 +61,10 @@ DECLARE
     last bigint;
 BEGIN
     PERFORM FROM domains WHERE id = domain FOR NO KEY UPDATE;
-    INSERT INTO gallery_versions (domain_id, token, version) SELECT id, gallery_token, gallery_version FROM domains WHERE id = domain;
-    UPDATE domains SET gallery_version = gallery_version + cardinality(persons), gallery_token = gen_random_uuid() WHERE id = domain
+    INSERT INTO gallery_versions (domain_id, token, version)
+        SELECT id, gallery_token, gallery_version FROM domains WHERE id = domain;
+    UPDATE domains SET gallery_version = gallery_version + cardinality(persons), gallery_token = gen_random_uuid()
+        WHERE id = domain
         RETURNING gallery_version INTO STRICT last;
     INSERT INTO gallery_changes (domain_id, person_id, version, removed)
         SELECT domain, person, last - cardinality(persons) + number, NOT (added OR EXISTS (

@@ -49,7 +49,7 @@ class CacheFile:
             now: Unix seconds.
 
         Raises:
-            CacheUnusable: missing, not this user's alone, damaged, of another source or model, or too old; the message says which.
+            CacheUnusable: missing, others' to write, damaged, of another source or model, too old; the message says which.
         """
         try:
             header, templates = decode(_read(self.path))

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import structlog
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from app.edge.errors import MalformedMembers
