@@ -56,10 +56,20 @@ JOIN {partition} AS template ON template.domain_id = %(domain_id)s AND template.
 ORDER BY wanted.number, template.id
 """
 _PRUNABLE_SQL: Final = """
-SELECT DISTINCT domain_id FROM (
+SELECT domain_id FROM (
     SELECT domain_id FROM gallery_changes WHERE removed AND changed_at < now() - make_interval(secs => :keep_s)
     ORDER BY changed_at LIMIT :limit
-) AS oldest ORDER BY domain_id
+) AS oldest UNION SELECT domain_id FROM (
+    SELECT domain_id FROM gallery_versions WHERE superseded_at < now() - make_interval(secs => :keep_s)
+    ORDER BY superseded_at LIMIT :limit
+) AS superseded ORDER BY domain_id
+"""
+_FORGET_VERSIONS_SQL: Final = """
+DELETE FROM gallery_versions WHERE (domain_id, token) IN (
+    SELECT domain_id, token FROM gallery_versions
+    WHERE domain_id = :domain_id AND superseded_at < now() - make_interval(secs => :keep_s)
+    ORDER BY superseded_at LIMIT :limit
+)
 """
 _PRUNE_SQL: Final = """
 WITH pruned AS (
@@ -79,6 +89,15 @@ SELECT count(*) FROM pruned
 def begin_reading(session: Session) -> None:
     """Have all statements of this transaction, whose first one this is, see one state."""
     session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+
+
+def version_of_token(session: Session, domain_id: int, token: UUID) -> int | None:
+    """The version that a domain's gallery had while that was its token; None where it never was, or long ago."""
+    statement = text(
+        "SELECT gallery_version FROM domains WHERE id = :domain_id AND gallery_token = :token"
+        " UNION ALL SELECT version FROM gallery_versions WHERE domain_id = :domain_id AND token = :token"
+    )
+    return session.scalars(statement, {"domain_id": domain_id, "token": token}).first()
 
 
 def changes_after(session: Session, domain_id: int, version: int, limit: int) -> list[Change]:
@@ -116,4 +135,5 @@ def prune(session: Session, domain_id: int, *, keep_s: float, limit: int) -> int
     """
     lock_domain(session, domain_id)
     values = {"domain_id": domain_id, "keep_s": keep_s, "limit": limit}
+    session.execute(text(_FORGET_VERSIONS_SQL), values)
     return session.scalar(text(_PRUNE_SQL), values) or 0

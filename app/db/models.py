@@ -70,7 +70,7 @@ class Domain(Base):
     `complete` is false until the first migration of a dataset into it has finished: until then its gallery has gaps.
     `cache_epoch` rises with whatever makes faces that were extracted and kept elsewhere out of date.
     `gallery_version` rises with every change of the gallery (`GalleryChange`), by triggers; tombstones up to `gallery_pruned`
-    may be gone. A version means something within one `gallery_epoch` alone.
+    may be gone. `gallery_token` is another one with each version: a backup that is restored gives numbers again, but no token.
     """
 
     __tablename__ = "domains"
@@ -89,7 +89,7 @@ class Domain(Base):
     template_count: Mapped[int] = mapped_column(server_default=text("0"), default=0)
     complete: Mapped[bool] = mapped_column(server_default=text("true"), default=True)
     cache_epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
-    gallery_epoch: Mapped[UUID] = mapped_column(default=uuid4, server_default=text("gen_random_uuid()"))
+    gallery_token: Mapped[UUID] = mapped_column(default=uuid4, server_default=text("gen_random_uuid()"))
     gallery_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     gallery_pruned: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -224,6 +224,18 @@ class GalleryChange(Base):
     version: Mapped[int] = mapped_column(BigInteger)
     removed: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class GalleryVersion(Base):
+    """A version that a domain's gallery once had, and its token; by triggers (migration 0006)."""
+
+    __tablename__ = "gallery_versions"
+    __table_args__ = (Index("gallery_versions_superseded_idx", "superseded_at"),)
+
+    domain_id: Mapped[int] = mapped_column(ForeignKey("domains.id", ondelete="CASCADE"), primary_key=True)
+    token: Mapped[UUID] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger)
+    superseded_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Erasure(Base):

@@ -122,7 +122,8 @@ class GallerySection(_Section):
     Attributes:
         source: Facedex's feed, or DynamoDB.
         cache: the local file; a restart begins with it.
-        cache_max_age_s: an older file is not used.
+        cache_max_age_s: an older file is not used, and after so long without an answer of the source nobody is recognised.
+        withdrawn_keep_s: after so long of a void key, or of no such domain, the gallery and its file are removed.
         interval_s: between one refresh and the next.
         contract: `EmbeddingContract.id` of the templates; the pack's own where a pack is configured.
         stored, codes: as `app.edge.gallery.Gallery`.
@@ -131,6 +132,7 @@ class GallerySection(_Section):
     source: Literal["feed", "dynamodb"] = "feed"
     cache: FilePath
     cache_max_age_s: Annotated[float, Field(gt=0, le=31_536_000)] = 86_400.0
+    withdrawn_keep_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
     interval_s: Seconds = 5.0
     contract: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+:[1-9][0-9]{0,3}:[0-9a-f]{16}$")] | None = None
     stored: Literal["float32", "float16"] = "float32"

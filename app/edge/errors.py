@@ -9,6 +9,7 @@ EdgeError
 ├── SourceError                members cannot be had
 │   ├── SourceUnavailable      it does not answer, or says that it cannot now
 │   ├── SourceRefused          it does not let this controller in, or knows no such domain
+│   │   └── SourceWithdrawn    the source itself says so: this controller may have nothing of it
 │   ├── MalformedMembers       what it sent is not what was agreed on
 │   └── CacheUnusable          the local file is missing, damaged, of another model or too old
 ├── ConfigError                the file of settings
@@ -53,6 +54,10 @@ class SourceUnavailable(SourceError):
 
 class SourceRefused(SourceError):
     """It does not let this controller in, or knows no such domain; somebody has to change something."""
+
+
+class SourceWithdrawn(SourceRefused):
+    """The source itself says that this controller may have nothing: the key is void, or the domain is gone."""
 
 
 class MalformedMembers(SourceError):

@@ -51,6 +51,7 @@ class GalleryDelta:
         full: it replaces everything: who is not in it is no member any more.
         upserts: new members, and members of whom something has changed.
         removed: keys of those who are gone.
+        unusable: keys of those whose templates cannot be compared with; they count as removed.
     """
 
     contract: str
@@ -58,3 +59,4 @@ class GalleryDelta:
     full: bool
     upserts: tuple[MemberTemplates, ...] = ()
     removed: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()

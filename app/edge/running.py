@@ -15,7 +15,6 @@ from app.edge.clock import Clock, SystemClock
 from app.edge.config import CameraSection, EdgeConfig
 from app.edge.controller import Controller, Outcome
 from app.edge.health import CameraHealth, GalleryHealth, HealthServer, Report, ServerHealth
-from app.edge.members import Member
 from app.edge.messages import Message
 from app.edge.motion import MotionFeed
 from app.edge.occupancy import OccupancyFeed
@@ -60,13 +59,13 @@ class Edge:
         self._status_topic = f"{topic}/status"
         self.gallery = make_gallery(config)
         self.sync = make_sync(config, self.gallery, make_source(config, secrets, self.gallery, clock), clock)
-        self._recognition = make_recognition(config, secrets, lambda: self.gallery.snapshot, clock)
+        self._recognition = make_recognition(config, secrets, lambda: self.sync.snapshot, clock)
         self.broker = make_broker(config, secrets, self._status_topic)
         triggers = Triggers(clock, config.locks_of_cameras(), config.doors.hold_s)
         unlocker = Unlocker(
             self.broker,
             clock,
-            self._member,
+            self.sync.member,
             max_age_s=config.doors.max_age_s,
             base_topic=config.broker.topic,
             synchronised=is_synchronised,
@@ -118,10 +117,6 @@ class Edge:
             now=self._clock.now,
         )
 
-    def _member(self, key: str) -> Member | None:
-        """Who has this key now."""
-        return self.gallery.snapshot.member(key)
-
     def start(self) -> None:
         """Start everything; waits for nothing that is away."""
         self.health.start()
@@ -163,10 +158,10 @@ class Edge:
             name=self._config.name,
             started_at=self._started_at,
             gallery=GalleryHealth(
-                members=len(self.gallery.snapshot),
+                members=len(self.sync.snapshot),
                 version=state.version or "",
                 updated_at=state.right_at,
-                error=state.error or state.cache_error,
+                error=self._gallery_error(),
             ),
             gallery_max_age_s=self._config.gallery.cache_max_age_s,
             cameras={
@@ -183,6 +178,13 @@ class Edge:
             clock_synchronised=is_synchronised(),
             clock_required=self._config.doors.require_synchronised_clock,
         )
+
+    def _gallery_error(self) -> str | None:
+        state = self.sync.state
+        if state.right_at is not None and not self.sync.is_fresh:
+            return f"It is too old: nobody is recognised. {state.error or ''}".rstrip()
+        unusable = f"{state.unusable} members have templates that cannot be used." if state.unusable else None
+        return state.error or state.cache_error or unusable
 
     def _deliver(self, frame: Frame) -> None:
         if self._slots[frame.camera].put(frame) is not None:

@@ -11,8 +11,10 @@ from typing import Final
 import structlog
 
 from app.edge.clock import Clock
-from app.edge.errors import EdgeError
+from app.edge.errors import EdgeError, SourceWithdrawn
 from app.edge.gallery import Changes, Gallery
+from app.edge.members import GalleryDelta, Member
+from app.edge.snapshot import Snapshot
 from app.edge.sources import Source
 from app.edge.sources.file import CacheFile
 
@@ -39,6 +41,7 @@ class SyncState:
         failures: of the source, one after the other, since the last success.
         error: what the last attempt failed of; None where it did not.
         cache_error: why the file could not be read or written last; None where it could.
+        unusable: members of the source whose templates cannot be used, as far as it has told of them since the start.
         saved_at: when the file was last written by this process, Unix seconds; None: not yet.
     """
 
@@ -49,6 +52,7 @@ class SyncState:
     failures: int = 0
     error: str | None = None
     cache_error: str | None = None
+    unusable: int = 0
     saved_at: float | None = None
 
     def staleness_s(self, now: float) -> float | None:
@@ -59,21 +63,40 @@ class SyncState:
 class GallerySync:
     """Brings changes from a source to a gallery, and from the gallery to a file.
 
-    Whatever fails, the gallery stays as it is: recognition goes on with what there was, and `state` says since when.
+    Whatever fails, the gallery stays as it is: recognition goes on with what there was, and `state` says since when. Not for
+    ever: what nobody has said to be right for `max_age_s` is given to nobody, and what the source has withdrawn is removed.
 
     Args:
+        gallery: written here alone; who recognises takes `snapshot` and `member` from here.
         cache: None: nothing is kept, and each start needs the source.
         interval_s: from the end of one attempt to the next.
+        max_age_s: for how long what was right is given out.
+        withdrawn_keep_s: for how long the source may say that this controller may have nothing before that is believed.
     """
 
     def __init__(
-        self, gallery: Gallery, source: Source, cache: CacheFile | None, interval_s: float, clock: Clock
+        self,
+        gallery: Gallery,
+        source: Source,
+        cache: CacheFile | None,
+        interval_s: float,
+        clock: Clock,
+        *,
+        max_age_s: float = 86_400.0,
+        withdrawn_keep_s: float = 600.0,
     ) -> None:
         self._gallery = gallery
         self._source = source
         self._cache = cache
         self._interval_s = interval_s
         self._clock = clock
+        self._max_age_s = max_age_s
+        self._withdrawn_keep_s = withdrawn_keep_s
+        self._nobody = Gallery(gallery.contract, gallery.dimension).snapshot
+        # When the gallery was last right, by both clocks: the time of day may be set back, the other stands still in a sleep.
+        self._right: tuple[float, float] | None = None
+        self._withdrawn_since: float | None = None
+        self._unusable: set[str] = set()
         self._state = SyncState(source.name)
         self._working = threading.Lock()
         self._ending = threading.Event()
@@ -90,6 +113,23 @@ class GallerySync:
         """As of now; replaced as a whole."""
         return self._state
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """Who may be recognised now; nobody where it is too long ago that this was known to be right."""
+        return self._gallery.snapshot if self.is_fresh else self._nobody
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the gallery was right not too long ago."""
+        right = self._right
+        if right is None:
+            return False
+        return max(self._clock.now() - right[0], self._clock.monotonic() - right[1]) <= self._max_age_s
+
+    def member(self, key: str) -> Member | None:
+        """Who has this key now."""
+        return self.snapshot.member(key)
+
     def load(self) -> bool:
         """Begin with what the file has. Whether it could be used."""
         if self._cache is None:
@@ -105,6 +145,7 @@ class GallerySync:
                     self._state = replace(self._state, cache_error=str(error))
                 return False
             self._file_right_at = right_at
+            self._right = right_at, self._clock.monotonic() - max(0.0, self._clock.now() - right_at)
             self._state = replace(self._state, version=delta.version or None, right_at=right_at, from_cache=True)
         log.info("Started from the cache file", members=len(self._gallery.snapshot), version=delta.version)
         return True
@@ -120,13 +161,17 @@ class GallerySync:
         """
         with self._working:
             try:
-                asked_at = self._clock.now()
+                asked_at, asked_s = self._clock.now(), self._clock.monotonic()
                 delta = self._source.fetch(self._state.version)
                 changes = self._gallery.apply(delta)
             except EdgeError as error:
                 self._state = replace(self._state, failures=self._state.failures + 1, error=str(error))
+                if isinstance(error, SourceWithdrawn):
+                    self._withdrawn()
                 self._save_if_due()
                 raise
+            self._right, self._withdrawn_since = (asked_at, asked_s), None
+            self._unusable = self._unusable_after(delta)
             # As of the question: what has happened since, the answer may not know.
             self._state = replace(
                 self._state,
@@ -135,6 +180,7 @@ class GallerySync:
                 from_cache=False,
                 failures=0,
                 error=None,
+                unusable=len(self._unusable),
             )
             self._note(changes)
             self._save_if_due()
@@ -179,6 +225,33 @@ class GallerySync:
                 )
             if not self._ending.is_set():
                 self._wanted.wait(self._interval_s * random.uniform(1.0, 1.0 + _JITTER))  # noqa: S311 - no secret
+
+    def _withdrawn(self) -> None:
+        """The source says no. Once it has done so for a while, it means it: nobody is a member, and no file keeps them."""
+        now_s = self._clock.monotonic()
+        if self._withdrawn_since is None:
+            self._withdrawn_since = now_s
+        if now_s - self._withdrawn_since < self._withdrawn_keep_s:
+            return
+        if self._right is not None:
+            log.error("The source gives this controller nothing any more: the gallery is emptied")
+        self._gallery.update(())
+        self._right, self._save_within_s, self._file_right_at = None, None, None
+        self._unusable = set()
+        told = f"{self._state.error} The gallery was emptied."
+        self._state = replace(self._state, version=None, right_at=None, from_cache=False, error=told, unusable=0)
+        if self._cache is None:
+            return
+        try:
+            self._cache.delete()
+        except OSError as error:
+            reason = f"The cache file {self._cache.path} cannot be deleted: {error.strerror}."
+            log.error(reason)
+            self._state = replace(self._state, cache_error=reason)
+
+    def _unusable_after(self, delta: GalleryDelta) -> set[str]:
+        before = set() if delta.full else self._unusable
+        return before.difference(delta.removed, (given.member.key for given in delta.upserts)).union(delta.unusable)
 
     def _note(self, changes: Changes) -> None:
         """How soon the file has to have what was changed."""

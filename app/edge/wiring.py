@@ -88,7 +88,15 @@ def make_sync(config: EdgeConfig, gallery: Gallery, source: Source, clock: Clock
         dimension=gallery.dimension,
         max_age_s=config.gallery.cache_max_age_s,
     )
-    return GallerySync(gallery, source, cache, config.gallery.interval_s, clock)
+    return GallerySync(
+        gallery,
+        source,
+        cache,
+        config.gallery.interval_s,
+        clock,
+        max_age_s=config.gallery.cache_max_age_s,
+        withdrawn_keep_s=config.gallery.withdrawn_keep_s,
+    )
 
 
 def make_recognition(

@@ -16,6 +16,7 @@ from app.db.gallery_feed import (
     prunable_domains,
     prune,
     templates_of,
+    version_of_token,
 )
 from app.db.models import Domain
 from app.db.session import Database
@@ -75,16 +76,17 @@ class GalleryFeed:
         with self._database.transaction() as session:
             begin_reading(session)
             found = find_domain(session, domain)
-            etag = f"{_FORMAT}.{found.gallery_epoch.hex}.{found.gallery_version}.{found.gallery_pruned}"
+            etag = f"{_FORMAT}.{found.gallery_token.hex}.{found.gallery_pruned}"
             if known(etag):
                 return Page(etag, None)
-            if position is None or not position.can_go_on(
-                found.gallery_epoch, found.gallery_version, found.gallery_pruned
-            ):
+            told_at = None if position is None else version_of_token(session, found.id, position.token)
+            if position is not None and not position.can_go_on(told_at, found.gallery_pruned):
                 position = None
+            # Only the end of what was told proves, by its token, that somebody has read so far: numbers anybody can write.
+            proven = position is not None and position.version == told_at
             body = _page(session, found, position, limit)
             domain_id = found.id
-        if position is None:  # before anything leaves
+        if not proven:  # before anything leaves
             with self._database.transaction() as session:
                 record(session, "gallery.read", domain_id=domain_id)
         return Page(etag, body)
@@ -144,9 +146,9 @@ def _cut(changes: Sequence[Change], most_templates: int) -> Sequence[Change]:
 def _reached(domain: Domain, position: Position | None, last: int | None) -> Position:
     """Where the reader is after the page; `last`: the version of its last change where more follow."""
     if last is None:
-        return Position(domain.gallery_epoch, domain.gallery_version)
+        return Position(domain.gallery_token, domain.gallery_version)
     began = domain.gallery_version if position is None else position.began
-    return Position(domain.gallery_epoch, last, began)
+    return Position(domain.gallery_token, last, began)
 
 
 def _member(change: Change) -> PageMember:

@@ -15,7 +15,7 @@ depends_on: str | None = None
 # A row for everybody who has, or had, templates: the version of the last change. Of who is gone it is all that is left.
 _TABLES = """
 ALTER TABLE domains
-    ADD COLUMN gallery_epoch uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN gallery_token uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN gallery_version bigint NOT NULL DEFAULT 0,
     ADD COLUMN gallery_pruned bigint NOT NULL DEFAULT 0,
     ADD CONSTRAINT domains_gallery_check CHECK (gallery_pruned BETWEEN 0 AND gallery_version);
@@ -30,6 +30,21 @@ CREATE TABLE gallery_changes (
     CONSTRAINT gallery_changes_version_key UNIQUE (domain_id, version),
     CONSTRAINT gallery_changes_domain_id_fkey FOREIGN KEY (domain_id) REFERENCES domains (id) ON DELETE CASCADE
 );
+-- Versions that were a domain's, by their tokens: a database that went back to a backup gives numbers again, but no tokens.
+CREATE TABLE gallery_versions (
+    domain_id integer NOT NULL,
+    token uuid NOT NULL,
+    version bigint NOT NULL,
+    superseded_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT gallery_versions_pkey PRIMARY KEY (domain_id, token),
+    CONSTRAINT gallery_versions_domain_id_fkey FOREIGN KEY (domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX gallery_versions_superseded_idx ON gallery_versions (superseded_at);
+ALTER TABLE gallery_versions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE gallery_versions FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON gallery_versions
+    USING (((SELECT sees_everything()) OR domain_id = ANY ((SELECT visible_domains())::integer[])));
+GRANT SELECT, INSERT, UPDATE, DELETE ON gallery_versions TO facedex_app;
 CREATE INDEX gallery_changes_removed_idx ON gallery_changes (changed_at) WHERE removed;
 ALTER TABLE gallery_changes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE gallery_changes FORCE ROW LEVEL SECURITY;
@@ -45,7 +60,11 @@ CREATE FUNCTION note_gallery_changes(domain integer, persons uuid[], added boole
 DECLARE
     last bigint;
 BEGIN
-    UPDATE domains SET gallery_version = gallery_version + cardinality(persons) WHERE id = domain
+    PERFORM FROM domains WHERE id = domain FOR NO KEY UPDATE;
+    INSERT INTO gallery_versions (domain_id, token, version)
+        SELECT id, gallery_token, gallery_version FROM domains WHERE id = domain;
+    UPDATE domains SET gallery_version = gallery_version + cardinality(persons), gallery_token = gen_random_uuid()
+        WHERE id = domain
         RETURNING gallery_version INTO STRICT last;
     INSERT INTO gallery_changes (domain_id, person_id, version, removed)
         SELECT domain, person, last - cardinality(persons) + number, NOT (added OR EXISTS (
@@ -75,9 +94,10 @@ BEGIN
 END
 $$;
 
--- Who never had a template is in no copy of the gallery.
+-- Who never had a template is in no copy of the gallery. Behind the lock, since who is getting the first one now is in it soon.
 CREATE FUNCTION person_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM domains WHERE id = NEW.domain_id FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM gallery_changes WHERE domain_id = NEW.domain_id AND person_id = NEW.id) THEN
         PERFORM note_gallery_changes(NEW.domain_id, ARRAY[NEW.id], false);
     END IF;
@@ -149,9 +169,9 @@ def downgrade() -> None:
         "DROP FUNCTION watch_templates(regclass), person_changed(), templates_moved(), templates_changed(),"
         " note_gallery_changes(integer, uuid[], boolean)"
     )
-    op.execute("DROP TABLE gallery_changes")
+    op.execute("DROP TABLE gallery_changes, gallery_versions")
     op.execute(
-        "ALTER TABLE domains DROP CONSTRAINT domains_gallery_check, DROP COLUMN gallery_epoch, DROP COLUMN gallery_version,"
+        "ALTER TABLE domains DROP CONSTRAINT domains_gallery_check, DROP COLUMN gallery_token, DROP COLUMN gallery_version,"
         " DROP COLUMN gallery_pruned"
     )
     op.execute(_TOMBSTONES)

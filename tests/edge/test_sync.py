@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 
 from app.edge.clock import VirtualClock
-from app.edge.errors import EdgeError, MalformedMembers, SourceRefused, SourceUnavailable, WrongContract
+from app.edge.errors import (
+    EdgeError,
+    MalformedMembers,
+    SourceRefused,
+    SourceUnavailable,
+    SourceWithdrawn,
+    WrongContract,
+)
 from app.edge.gallery import Changes, Gallery
 from app.edge.members import GalleryDelta
 from app.edge.sources.file import CacheFile
 from app.edge.sync import GallerySync
-from tests.edge.making import CONTRACT, DIMENSION, delta, templates
+from tests.edge.making import CONTRACT, DIMENSION, delta, templates, vector
 
 MAX_AGE_S = 4000.0
 
@@ -250,3 +257,67 @@ def test_without_a_file_it_begins_with_nothing(tmp_path: Path) -> None:
     sync.sync_once()
     sync.stop()
     assert len(gallery.snapshot) == 1
+
+
+def test_what_is_too_old_is_given_to_nobody_whatever_is_done_to_the_time_of_day(edge: Edge) -> None:
+    edge.told(full("1", "a"))
+    assert edge.sync.member("a") is None
+    edge.step()
+    assert edge.sync.member("a")
+    edge.clock.jump(86_401)
+    assert edge.sync.member("a") is None
+    edge.clock.jump(-2 * 86_401)
+    assert edge.sync.member("a")
+    edge.clock.sleep(86_401)
+    assert edge.sync.member("a") is None
+    assert len(edge.sync.snapshot) == 0
+    assert edge.sync.snapshot.match(vector(0), now=edge.clock.now()) == []
+    edge.step()
+    assert edge.sync.snapshot.match(vector(0), now=edge.clock.now())
+
+
+def test_a_file_grows_old_also_while_it_is_used(edge: Edge) -> None:
+    edge.told(full("1", "a"))
+    edge.step()
+    edge.clock.sleep(MAX_AGE_S - 1)
+    edge.restart()
+    assert edge.sync.load()
+    assert edge.sync.member("a")
+    edge.clock.sleep(86_400 - MAX_AGE_S + 2)
+    assert edge.sync.member("a") is None
+
+
+def test_a_source_that_goes_on_saying_no_empties_the_gallery_and_the_file(edge: Edge) -> None:
+    no = SourceWithdrawn("void key.")
+    edge.told(full("1", "a"), no, SourceUnavailable("away"), full("2", "a"), no, no, no)
+    edge.step()
+    edge.step()
+    edge.clock.sleep(700)
+    edge.step()  # it says nothing: that is no "no"
+    edge.step()
+    edge.step()
+    edge.clock.sleep(599)
+    edge.step()
+    assert edge.sync.member("a")
+    assert edge.cache.path.exists()
+    edge.clock.sleep(1)
+    edge.step()
+    assert (edge.members, edge.sync.member("a"), edge.sync.state.right_at) == (0, None, None)
+    assert "emptied" in (edge.sync.state.error or "")
+    assert not edge.cache.path.exists()
+    edge.sync.stop()
+    assert not edge.cache.path.exists()
+    edge.told(full("3", "b"))
+    edge.step()
+    assert edge.source.asked[-1] is None
+    assert edge.sync.member("b")
+    assert edge.in_file() == {"b"}
+
+
+def test_who_cannot_be_used_is_counted_until_they_can_or_are_gone(edge: Edge) -> None:
+    edge.told(full("1", "a"), replace(some("2", removed=("a",)), unusable=("a", "x")), some("3", "a"), full("4"))
+    counted = []
+    for _ in range(4):
+        edge.step()
+        counted.append(edge.sync.state.unusable)
+    assert counted == [0, 2, 1, 0]

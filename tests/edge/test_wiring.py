@@ -175,6 +175,9 @@ def test_a_controller_that_starts_without_the_server_opens_doors_from_its_file(t
             report = edge.report()
             assert report.status(clock.now()) == "degraded"
             assert report.gallery.error is not None
+            edge.sync._max_age_s = -1.0  # as if it had been away for too long
+            assert len(edge._recognition.recognizer._local._snapshot()) == 0
+            assert "too old" in (edge.report().gallery.error or "")
         finally:
             edge.stop()
         peer.wait_for(lambda messages: messages[-1].payload == b'{"status": "offline"}')

@@ -18,6 +18,7 @@ from app.enrolment.persons import PersonChange, PersonDetails, PersonService
 from app.errors import DomainNotFound, InvalidRequest
 from app.gallery_feed.position import Position
 from app.gallery_feed.service import MAX_LOCKS, GalleryFeed, locks_of
+from app.gallery_pages import Header, decode
 from app.tenancy import Reach, acting, carried
 from tests.db_server import Maker, columns_of, contract, random_units, template
 from tests.gallery_feed.following import Follower, everything
@@ -243,7 +244,122 @@ def test_all_that_leaves_at_once_is_noted(feed: GalleryFeed, database: Database,
     make_gallery("people", random_units(3, 8))
     Follower(feed, "people", limit=2).sync().sync()
     with database.transaction() as session:
-        assert session.scalar(text("SELECT count(*) FROM audit_events WHERE body LIKE '%gallery.read%'")) == 1
+        assert session.scalar(text("SELECT count(*) FROM audit_events WHERE body LIKE '%gallery.read%'")) == 2
+
+
+def test_a_version_that_was_made_up_takes_nothing_unnoted(
+    feed: GalleryFeed, database: Database, make_gallery: Maker
+) -> None:
+    make_gallery("people", random_units(3, 8))
+    reader = Follower(feed, "people").sync()
+    known = Position.parse(reader.version)
+    noted = 1
+
+    def told(version: int, began: int | None = None) -> Header:
+        body = feed.page("people", str(Position(known.token, version, began)), 10, lambda _etag: False).body
+        return decode(body)[0]
+
+    def events() -> int:
+        with database.transaction() as session:
+            return session.scalar(text("SELECT count(*) FROM audit_events WHERE body LIKE '%gallery.read%'"))
+
+    assert events() == noted
+    for version, began in ((0, None), (1, None), (0, 3), (1, 3), (0, 4), (4, None)):
+        assert told(version, began).members
+        noted += 1
+        assert events() == noted
+    assert told(3).members == ()
+    assert told(0, 4).full  # it began later than anything there is
+    assert events() == noted + 1
+
+
+def test_who_read_what_a_restored_backup_does_not_have_begins_anew(
+    feed: GalleryFeed, database: Database, make_gallery: Maker
+) -> None:
+    domain_id = make_gallery("people", random_units(3, 8)).domain_id
+    follower, early = Follower(feed, "people").sync(), Follower(feed, "people").sync()
+    with database.transaction() as session:
+        backup = session.execute(text("SELECT gallery_version, gallery_token FROM domains")).one()
+        kept = session.execute(text("SELECT person_id, version FROM gallery_changes")).all()
+    people = PersonService(database)
+    people.update("people", "p0", PersonChange(display_name="lost"))
+    follower.sync()
+    known = feed.page("people", follower.version, 10, lambda _etag: False).etag
+    with database.transaction() as session:
+        session.execute(text("UPDATE persons SET display_name = 'Person 0' WHERE label = 'p0'"))
+        session.execute(text("DELETE FROM gallery_versions WHERE version >= :last"), {"last": backup.gallery_version})
+        for person, version in kept:
+            values = {"person": person, "version": version}
+            session.execute(text("UPDATE gallery_changes SET version = :version WHERE person_id = :person"), values)
+        values = {"version": backup.gallery_version, "token": backup.gallery_token, "id": domain_id}
+        session.execute(
+            text("UPDATE domains SET gallery_version = :version, gallery_token = :token WHERE id = :id"), values
+        )
+    early.sync()
+    people.update("people", "p1", PersonChange(display_name="of after"))  # the same number again, for something else
+    assert feed.page("people", follower.version, 10, {known}.__contains__).body is not None
+    assert follower.sync().last.full
+    assert follower.members == everything(feed, "people")
+    assert not early.sync().last.full
+    assert early.members == follower.members
+
+
+def test_versions_that_nobody_can_come_with_any_more_are_forgotten(database: Database, make_gallery: Maker) -> None:
+    make_gallery("people", random_units(1, 8))
+    feed, forgetful = GalleryFeed(database, KEEP_S), GalleryFeed(database, 0.0)
+    early = Follower(feed, "people").sync()
+    for name in ("a", "b"):
+        PersonService(database).update("people", "p0", PersonChange(display_name=name))
+
+    def versions() -> int:
+        with database.transaction() as session:
+            return session.scalar(text("SELECT count(*) FROM gallery_versions"))
+
+    before = versions()
+    late = Follower(feed, "people").sync()
+    feed.prune(10)
+    assert versions() == before >= 2
+    forgetful.prune(10)
+    assert versions() == 0
+    assert not late.sync().last.full
+    assert early.sync().last.full
+
+
+def test_who_is_renamed_while_they_get_their_first_face_is_told_by_the_new_name(
+    feed: GalleryFeed, database: Database, make_gallery: Maker
+) -> None:
+    domain_id = make_gallery("people", random_units(1, 8)).domain_id
+    people = PersonService(database)
+    people.create("people", "new", None, PersonDetails())
+    new = person_id(database, "new")
+    follower = Follower(feed, "people").sync()
+    with database.transaction() as session:
+        lock_domain(session, domain_id)
+        renaming = threading.Thread(
+            target=carried(lambda: _rename(database, new, "after")), name="renaming", daemon=True
+        )
+        renaming.start()
+        _wait_for_a_lock(database)
+        insert_templates(session, domain_id, [template(new, random_units(1, 8, seed=7)[0])])
+        before = session.scalar(text("SELECT gallery_version FROM domains"))
+    renaming.join(10)
+    assert version_of(database) == before + 1
+    follower.sync()
+    assert "after" in follower.names
+
+
+def _rename(database: Database, person: UUID, name: str) -> None:
+    with database.transaction() as session:
+        session.execute(text("UPDATE persons SET display_name = :name WHERE id = :id"), {"name": name, "id": person})
+
+
+def _wait_for_a_lock(database: Database) -> None:
+    for _ in range(500):
+        with database.transaction() as session:
+            if session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                return
+        threading.Event().wait(0.01)
+    raise AssertionError("Nobody waits for a lock.")
 
 
 def test_a_neighbours_gallery_is_not_there(feed: GalleryFeed, make_gallery: Maker) -> None:

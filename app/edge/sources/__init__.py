@@ -20,6 +20,7 @@ class Source(Protocol):
         Raises:
             SourceUnavailable: it may work later.
             SourceRefused: somebody has to change something.
+            SourceWithdrawn: this controller may have nothing of it.
             MalformedMembers: what came is not what was agreed on; nothing of it is used.
         """
         ...

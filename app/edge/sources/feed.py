@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from app.edge.errors import ConfigError, MalformedMembers, SourceRefused, SourceUnavailable
+from app.edge.errors import ConfigError, MalformedMembers, SourceRefused, SourceUnavailable, SourceWithdrawn
 from app.edge.members import GalleryDelta
 from app.edge.sources.paging import Pages
 from app.gallery_pages import MEDIA_TYPE, MalformedPage, decode
@@ -132,9 +132,11 @@ class FeedSource:
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             raise SourceUnavailable(f"{self.name} cannot answer now (HTTP {status}).")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise SourceRefused(f"{self.name} does not accept the API key (HTTP {status}); it needs the scope gallery.")
+            raise SourceWithdrawn(
+                f"{self.name} does not accept the API key (HTTP {status}); it needs the scope gallery."
+            )
         if status == httpx.codes.NOT_FOUND:
-            raise SourceRefused(f"{self.name}: there is no such domain for this key, or no feed (HTTP 404).")
+            raise SourceWithdrawn(f"{self.name}: there is no such domain for this key, or no feed (HTTP 404).")
         if status != httpx.codes.OK:
             raise SourceRefused(f"{self.name} refuses what it is asked (HTTP {status}).")
         if answer.headers.get("content-type", "").partition(";")[0].strip() != MEDIA_TYPE:

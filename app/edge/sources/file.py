@@ -1,6 +1,7 @@
 """The members in a local file, so that a restart needs neither the network nor a full fetch."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ _BLOCK: Final = 4_096
 # How far a file may seem to come from the future: a small machine without a battery believes, after the power was cut, that it
 # is as late as when it last noted the time.
 _AHEAD_S: Final = 86_400.0
+# A million templates of 512 numbers; a file with more has not been saved here.
+_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CacheFile:
@@ -45,10 +49,10 @@ class CacheFile:
             now: Unix seconds.
 
         Raises:
-            CacheUnusable: missing, damaged, of another source or model, or too old; the message says which.
+            CacheUnusable: missing, others' to write, damaged, of another source or model, too old; the message says which.
         """
         try:
-            header, templates = decode(self.path.read_bytes())
+            header, templates = decode(_read(self.path))
         except FileNotFoundError:
             raise CacheUnusable(f"There is no cache file {self.path} yet.") from None
         except OSError as error:
@@ -62,6 +66,14 @@ class CacheFile:
         except MalformedMembers as error:
             raise CacheUnusable(f"The cache file {self.path} is damaged. {error}") from None
         return pages.delta(), header.saved_at or 0.0
+
+    def delete(self) -> None:
+        """Remove the file, where there is one.
+
+        Raises:
+            OSError: it is still there.
+        """
+        self.path.unlink(missing_ok=True)
 
     def save(self, snapshot: Snapshot, version: str, at: float) -> None:
         """Replace the file by what the gallery has: whenever the power fails, either the old one is there or the new one.
@@ -116,6 +128,26 @@ class CacheFile:
             raise CacheUnusable(f"The cache file {self.path} is {age_s:.0f} s old; {self.max_age_s:.0f} s are allowed.")
         if age_s < -_AHEAD_S:
             raise CacheUnusable(f"The cache file {self.path} is from the future: the clock of this machine is wrong.")
+
+
+def _read(path: Path) -> bytes:
+    """The file, if nobody but this user and root can have written it: it says who may open doors.
+
+    Raises:
+        OSError: it cannot be read; a link is not followed.
+        CacheUnusable: others may have written it, or it is too large.
+    """
+    folder = path.parent.stat()
+    if folder.st_uid not in (0, os.geteuid()) or (folder.st_mode & _OTHERS_WRITE and not folder.st_mode & stat.S_ISVTX):
+        raise CacheUnusable(f"The cache file {path} is not used: others may write in its folder.")
+    # Without waiting: a pipe there must not keep the start.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & _OTHERS_WRITE:
+            raise CacheUnusable(f"The cache file {path} is not used: it is no file that this user alone can write.")
+        if found.st_size > _MAX_BYTES:
+            raise CacheUnusable(f"The cache file {path} is not used: it has {found.st_size} bytes.")
+        return file.read(_MAX_BYTES)
 
 
 def _told(snapshot: Snapshot, number: int, templates: int) -> PageMember:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import structlog
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ class Pages:
         self._last: Header | None = None
         self._upserts: dict[str, MemberTemplates] = {}
         self._removed: dict[str, None] = {}
+        self._unusable: dict[str, None] = {}
 
     def add(self, header: Header, templates: NDArray[Any]) -> None:
         """Take over a page. One that is `full` begins anew.
@@ -40,6 +42,7 @@ class Pages:
             self._first, self._last = None, None
             self._upserts.clear()
             self._removed.clear()
+            self._unusable.clear()
         if self._last is not None and self._last.version == header.version:
             raise MalformedMembers("The feed does not come on: two pages lead to the same version.")
         if self._first is None:
@@ -51,11 +54,22 @@ class Pages:
         if len(keys) != len(header.members) or keys.intersection(header.removed):
             raise MalformedMembers("A member stands twice on one page of the feed.")
         for given in members_of(header, templates):
+            if not _has_directions(given.embeddings):
+                # One person's fault must not keep all others from changing, and above all from going.
+                log.error("A member's templates cannot be used: they are taken for nobody", member=given.member.key)
+                self._remove(given.member.key)
+                self._unusable[given.member.key] = None
+                continue
             self._upserts[given.member.key] = given
             self._removed.pop(given.member.key, None)
+            self._unusable.pop(given.member.key, None)
         for key in header.removed:
-            self._upserts.pop(key, None)
-            self._removed[key] = None
+            self._remove(key)
+            self._unusable.pop(key, None)
+
+    def _remove(self, key: str) -> None:
+        self._upserts.pop(key, None)
+        self._removed[key] = None
 
     def delta(self) -> GalleryDelta:
         """All of them as one change; there was at least one."""
@@ -67,11 +81,18 @@ class Pages:
             full=self._first.full,
             upserts=tuple(self._upserts.values()),
             removed=() if self._first.full else tuple(self._removed),
+            unusable=tuple(self._unusable),
         )
 
 
 def _what(header: Header) -> tuple[str, str, int]:
     return header.source, header.contract, header.dimension
+
+
+def _has_directions(templates: NDArray[Any]) -> bool:
+    """Whether each is a vector that others can be compared with."""
+    norms = np.linalg.norm(templates.astype(np.float64), axis=1)
+    return len(norms) > 0 and bool(np.all(np.isfinite(norms) & (norms > 0)))
 
 
 def _member(told: PageMember) -> Member:

@@ -4,10 +4,18 @@ import httpx
 import numpy as np
 import pytest
 
-from app.edge.errors import ConfigError, MalformedMembers, SourceError, SourceRefused, SourceUnavailable
+from app.edge.errors import (
+    ConfigError,
+    MalformedMembers,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+    SourceWithdrawn,
+)
 from app.edge.gallery import Gallery
 from app.edge.sources.feed import FeedSource
-from tests.edge.making import CONTRACT, DIMENSION, vector
+from app.gallery_pages import Header, PageMember, encode
+from tests.edge.making import CONTRACT, DIMENSION, templates, vector
 from tests.edge.sources.pages import KEY, Server, answer, page
 
 
@@ -158,3 +166,26 @@ def test_locks_that_are_malformed_are_said_and_open_nothing(capsys: pytest.Captu
     (given,) = server.source().fetch(None).upserts
     assert "list of names" in "".join(capsys.readouterr())
     np.testing.assert_allclose(given.embeddings, vector(1)[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0.0, np.nan, np.inf])
+def test_one_template_that_is_none_keeps_nobody_else_from_going(wrong: float) -> None:
+    told = tuple(PageMember(key, key, None, None, (), False, count) for key, count in (("bad", 2), ("good", 1)))
+    rows = np.stack([vector(1), np.full(DIMENSION, wrong), vector(3)]).astype(np.float32)
+    header = Header("s", CONTRACT, DIMENSION, "2", False, False, told, ("gone",))
+    delta = Server(answer(b"".join(encode(header, [rows])))).source().fetch("1")
+    assert [given.member.key for given in delta.upserts] == ["good"]
+    assert (set(delta.removed), delta.unusable) == ({"gone", "bad"}, ("bad",))
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates("gone", 7), templates("bad", 8)])
+    gallery.apply(delta)
+    assert {key for key in ("gone", "bad", "good") if gallery.snapshot.member(key)} == {"good"}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_server_that_says_no_is_told_from_one_that_cannot_be_asked_so(status: int) -> None:
+    with pytest.raises(SourceWithdrawn):
+        Server(httpx.Response(status)).source().fetch(None)
+    with pytest.raises(SourceRefused) as refused:
+        Server(httpx.Response(400)).source().fetch(None)
+    assert not isinstance(refused.value, SourceWithdrawn)

@@ -127,3 +127,39 @@ def test_one_that_is_not_there_or_cannot_be_read_is_told(tmp_path: Path) -> None
     (tmp_path / "members").mkdir()
     with pytest.raises(CacheUnusable, match="cannot be read"):
         cache_file(tmp_path).load(NOW)
+
+
+def test_a_file_that_others_may_have_written_says_nothing_of_who_opens_doors(tmp_path: Path) -> None:
+    file = cache_file(tmp_path)
+    file.save(filled().snapshot, "v1", NOW)
+    file.load(NOW)
+    for path, mode in ((file.path, 0o620), (file.path, 0o602), (tmp_path, 0o770), (tmp_path, 0o707)):
+        before = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode)
+        with pytest.raises(CacheUnusable, match="not used"):
+            file.load(NOW)
+        path.chmod(before)
+    file.load(NOW)
+    elsewhere = tmp_path / "elsewhere"
+    file.path.rename(elsewhere)
+    file.path.symlink_to(elsewhere)
+    with pytest.raises(CacheUnusable):
+        file.load(NOW)
+    file.path.unlink()
+    os.mkfifo(file.path)
+    with pytest.raises(CacheUnusable, match="not used"):
+        file.load(NOW)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_file(tmp_path).save(filled().snapshot, "v1", NOW)
+    monkeypatch.setattr("app.edge.sources.file._MAX_BYTES", 100)
+    with pytest.raises(CacheUnusable, match="bytes"):
+        cache_file(tmp_path).load(NOW)
+
+
+def test_a_file_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_file(tmp_path).save(filled().snapshot, "v1", NOW)
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    with pytest.raises(CacheUnusable, match="not used"):
+        cache_file(tmp_path).load(NOW)
