@@ -259,7 +259,7 @@ def test_settings_are_checked_before_anything_starts(edge):
     checked = subprocess.run(argv, cwd=ROOT, env=_bare(), capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "1 cameras, 2 locks" in checked.stdout
-    edge.config.write_text(edge.config.read_text().replace("hold_s", "hold"))
+    edge.config.write_text(edge.config.read_text().replace("session_s = 30.0", "hold = 30.0"))
     for command in (["check-config"], []):
         argv = [*edge.argv, *command, "--config", edge.config]
         refused = subprocess.run(argv, cwd=ROOT, env=_bare(), capture_output=True, text=True)

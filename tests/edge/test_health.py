@@ -114,7 +114,7 @@ def test_a_port_that_is_taken_is_an_error_of_the_settings():
 
 
 def test_a_clock_that_nobody_vouches_for_is_told_and_fails_where_it_is_required():
-    unsure = replace(REPORT, clock_synchronised=False)
-    assert unsure.status(NOW) == REPORT.status(NOW)
+    unsure = but(clock_synchronised=False)
+    assert unsure.status(NOW) == WELL.status(NOW)
     assert unsure.to_json(NOW)["clock"] == {"synchronised": False, "required": False}
-    assert replace(unsure, clock_required=True).status(NOW) == "failing"
+    assert but(clock_synchronised=False, clock_required=True).status(NOW) == "failing"
