@@ -4,6 +4,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -131,6 +132,8 @@ class Database:
         with process.lock:
             if process.engine is None:
                 process.engine = self._pooled_engine()
+                # Whoever drops this object without closing it leaves no connection open.
+                weakref.finalize(self, _dispose, process.engine, process.pid).atexit = False
             return process.engine
 
     @contextmanager
@@ -321,6 +324,12 @@ def set_local(session: Session | Connection, **values: str) -> None:
     # hnsw.ef_search and its like are written hnsw__ef_search.
     calls = ", ".join(f"set_config('{name.replace('__', '.')}', :{name}, true)" for name in values)
     session.execute(text(f"SELECT {calls}"), values)
+
+
+def _dispose(engine: Engine, pid: int) -> None:
+    """Close an engine's connections, in the process that they belong to."""
+    if pid == os.getpid():
+        engine.dispose()
 
 
 @contextmanager

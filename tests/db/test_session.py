@@ -1,8 +1,10 @@
 """Connections: lazy, bounded, safe over a fork; and errors that say what a caller can do."""
 
+import gc
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -266,3 +268,17 @@ def test_a_key_is_looked_up_while_all_connections_are_in_use(database_settings: 
         with database.reserve.transaction(), database.reserve.transaction() as other:
             assert other.scalar(text("SELECT 1")) == 1
     database.close()
+
+
+def test_a_pool_that_is_dropped_leaves_no_connection_open(database: Database, database_settings: Settings) -> None:
+    dropped = Database(database_settings)
+    with dropped.transaction() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    del dropped, session
+    gc.collect()
+    alive = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+    until_s = time.monotonic() + 10
+    with database.engine.connect() as connection:
+        while connection.scalar(alive, {"pid": pid}):
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
