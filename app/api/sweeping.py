@@ -2,6 +2,7 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Final
 
 import sqlalchemy.exc
@@ -26,7 +27,7 @@ _ROUNDS: Final = 40
 _LIMIT_S: Final = 2.0
 
 
-class MinutelySweep:
+class MinutelySweep(ABC):
     """Sweeps once a minute and process."""
 
     def __init__(self, what: str, enabled: bool) -> None:
@@ -47,13 +48,13 @@ class MinutelySweep:
         finally:
             self._sweeping.release()
 
+    @abstractmethod
     def sweep(self) -> int:
         """Remove all that is too old. Returns how many.
 
         Raises:
             DatabaseError: what was removed stays removed.
         """
-        raise NotImplementedError
 
 
 class AnswerSweep(MinutelySweep):

@@ -229,16 +229,19 @@ def _first_place(asked: _Asked) -> list[dict[str, Any]]:
 def _start(asked: _Asked) -> list[dict[str, Any]]:
     """From the local file to the first answer, in a process that has the libraries."""
     from app.edge.clock import SystemClock
+    from app.edge.errors import SourceUnavailable
     from app.edge.gallery import Gallery
     from app.edge.members import GalleryDelta
     from app.edge.sources.file import CacheFile
     from app.edge.sync import GallerySync
 
-    class Nowhere:
+    class Away:
+        """A server that does not answer: the file alone is measured."""
+
         name = "bench"
 
         def fetch(self, since: str | None) -> GalleryDelta:
-            raise NotImplementedError
+            raise SourceUnavailable("There is no server beside the file.")
 
     people = _People(asked)
     with tempfile.TemporaryDirectory(prefix="facedex-bench-") as folder:
@@ -256,7 +259,7 @@ def _start(asked: _Asked) -> list[dict[str, Any]]:
         for _ in range(5):
             begin = perf_counter()
             gallery = Gallery(people.contract, asked.dimension)
-            assert GallerySync(gallery, Nowhere(), kept, 1.0, SystemClock()).load()
+            assert GallerySync(gallery, Away(), kept, 1.0, SystemClock()).load()
             (best, *_) = gallery.snapshot.match(people.vectors[0], now=0.0)
             times.append((perf_counter() - begin) * 1e3)
             assert best.member.key == "R0-0"
