@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
 from app.api.long_requests import LongRequests
-from app.api.sweeping import AnswerSweep, GallerySweep, SessionSweep
+from app.api.sweeping import AnswerSweep, GallerySweep, MinutelySweep, SessionSweep
 from app.audit.log import AuditLog
 from app.config import Settings
 from app.datasets.store import DatasetStore
@@ -84,6 +84,11 @@ class Services:
     session_sweep: SessionSweep
     gallery_sweep: GallerySweep
     streams: StreamServer
+
+    @property
+    def sweeps(self) -> tuple[MinutelySweep, ...]:
+        """Everything that is kept for a time only; web processes and jobs workers see to it."""
+        return self.answers, self.session_sweep, self.gallery_sweep
 
     def active_pack(self) -> InstalledPack:
         """The chosen model pack.
@@ -212,7 +217,7 @@ def build_app(settings: Settings) -> OpenAPI:
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
     _register_keys(app, built)
-    register_sweeps(app, built.answers, built.session_sweep, built.gallery_sweep)
+    register_sweeps(app, *built.sweeps)
     register_error_handlers(app)
     galleries = (domains, persons, faces, references, rejections, duplicates, gallery, imports, jobs)
     for module in (

@@ -186,8 +186,7 @@ class JobsWorker:
 
     def _sweep_with_the_web(self) -> None:
         """What web processes sweep after an answer goes in time where nobody asks them anything, too; once a minute."""
-        services = self._runner.services
-        for sweep in (services.answers, services.session_sweep):
+        for sweep in self._runner.services.sweeps:
             sweep.sweep_when_due()
 
     def _recover(self) -> None:
