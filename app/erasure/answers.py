@@ -1,14 +1,16 @@
 """Answers that are kept for requests with an idempotency key: those that tell of an erased person tell of it no longer.
 
-The key stays, so that the request, sent once more, is not carried out once more.
+The key stays, so that the request, sent once more, is not carried out once more. An enrolment's answer that only warned of
+them, since the face is like theirs, loses the warning: the client that repeats the request has to be told of its own person.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 from uuid import UUID
 
+import orjson
 from sqlalchemy import delete, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
@@ -18,6 +20,7 @@ from app.errors import PersonErased
 
 GONE_STATUS: Final = 410
 _ROWS_AT_ONCE: Final = 50
+_WARNINGS: Final = "warnings"
 _HEADERS: Final = {"Content-Type": "application/problem+json"}
 _MAY_TELL_SQL: Final = """
 (EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS n WHERE position(n IN body) > 0)
@@ -27,7 +30,11 @@ OR position('%' IN headers::text) > 0)
 
 
 def erase_answers(session: Session, domain_id: int, wanted: Wanted) -> int:
-    """Replace what is kept of the domain's answers that mention the person. Returns how many there were."""
+    """Replace what is kept of the domain's answers that are about the person, and cut warnings of them out of others.
+
+    Returns:
+        How many answers were changed.
+    """
     query = (
         select(IdempotentRequest)
         .where(IdempotentRequest.domain_id == domain_id, IdempotentRequest.body.is_not(None), text(_MAY_TELL_SQL))
@@ -35,8 +42,13 @@ def erase_answers(session: Session, domain_id: int, wanted: Wanted) -> int:
     )
     changed = 0
     for row in session.scalars(query, {"needles": list(_needles(wanted))}):
-        if row.status != GONE_STATUS and mentions(row.body or b"", row.headers or {}, wanted):
-            row.status, row.headers, row.body = GONE_STATUS, dict(_HEADERS), _BODY
+        body, headers = row.body or b"", row.headers or {}
+        if row.status != GONE_STATUS and mentions(body, headers, wanted):
+            unwarned = without_warnings(body, wanted)
+            if mentions(unwarned, headers, wanted):
+                row.status, row.headers, row.body = GONE_STATUS, dict(_HEADERS), _BODY
+            else:
+                row.body = unwarned
             changed += 1
             session.flush()
         session.expunge(row)
@@ -73,6 +85,34 @@ def mentions(body: bytes, headers: dict[str, str], wanted: Wanted) -> bool:
     except ValueError:
         return any(needle in body for needle in _needles(wanted))
     texts += [part for value in headers.values() for part in unquote(value).split("/")]
+    return _any_tells(texts, wanted)
+
+
+def without_warnings(body: bytes, wanted: Wanted) -> bytes:
+    """The answer without the warnings (`ConflictWarning`) that tell of the person; as it was where there are none."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return body
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) if _cut_warnings(told, wanted) else body
+
+
+def _cut_warnings(value: Any, wanted: Wanted) -> bool:
+    """Cut them out in place; whether there were any."""
+    found = False
+    if isinstance(value, dict):
+        warnings = value.get(_WARNINGS)
+        if isinstance(warnings, list):
+            left = [warning for warning in warnings if not _any_tells(_texts(warning), wanted)]
+            found = len(left) < len(warnings)
+            value[_WARNINGS] = left
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in nested:
+        found = _cut_warnings(item, wanted) or found
+    return found
+
+
+def _any_tells(texts: Iterable[str], wanted: Wanted) -> bool:
     quoted = tuple(f"'{name}'" for name in wanted.names) + tuple(map(repr, wanted.names))
     within = quoted if wanted.person_id is None else (*quoted, str(wanted.person_id))
     return any(found in wanted.names or any(part in found for part in within) for found in texts)

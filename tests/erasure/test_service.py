@@ -226,6 +226,39 @@ def test_kept_answers_tell_of_them_no_more_and_of_others_as_before(
     assert (found["another"].status, found["in work"].body) == (201, None)
 
 
+def test_an_enrolment_that_only_warned_of_them_is_answered_as_before_without_the_warning(
+    erasure: ErasureService, database: Database, people: Gallery
+) -> None:
+    def warning(label: str) -> dict:
+        return {
+            "code": "resembles_other",
+            "person": {"id": str(uuid4()), "label": label, "name": label},
+            "distance": 0.1,
+        }
+
+    def result(label: str, *like: str) -> dict:
+        face = {"id": "f1", "person": {"label": label}}
+        return {"file": "1.jpg", "status": "enrolled", "face": face, "warnings": list(map(warning, like))}
+
+    answers = {
+        "of another": {"person": {"label": "p1"}, "results": [result("p1", "p0", "p2"), result("p1", "p0")]},
+        "of them": {"person": {"label": "p0"}, "results": [result("p0", "p0")]},
+    }
+    with database.transaction() as session:
+        for key, answer in answers.items():
+            body = json.dumps(answer).encode()
+            row = IdempotentRequest(
+                client="c", key=key, domain_id=people.domain_id, fingerprint=b"f", status=201, headers={}, body=body
+            )
+            session.add(row)
+    assert erasure.erase("people", "p0").counts["kept_answers"] == 2
+    found = {row.key: row for row in table(database, "idempotent_requests")}
+    assert (found["of them"].status, found["of another"].status) == (410, 201)
+    for one in answers["of another"]["results"]:
+        one["warnings"] = [left for left in one["warnings"] if left["person"]["label"] != "p0"]
+    assert json.loads(found["of another"].body) == answers["of another"]
+
+
 def test_a_label_that_is_a_word_of_the_api_closes_no_answers_of_others(
     erasure: ErasureService, database: Database, people: Gallery
 ) -> None:
