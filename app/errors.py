@@ -29,6 +29,7 @@ FacedexError
 │   ├── SeveralFaces            several faces, none clearly the main one
 │   ├── FaceTooSmall            the main face is below the enrolment minimum
 │   ├── FaceBlurred             the main face is not sharp enough to enrol
+│   ├── InvalidEmbedding        the model makes nothing of the face that can be compared with: not finite, or of no length
 │   └── DuplicateFace           this picture, or one just like it, is enrolled already
 ├── NotFound
 │   ├── DomainNotFound
@@ -74,7 +75,8 @@ FacedexError
 │   ├── NotTheSessionsKey       a session's frames with another key than the one that made it
 │   ├── SessionKeyEnded         the key that made a session was revoked, or has expired
 │   ├── TooManyStreams          more open streams than one client has
-│   ├── OriginNotAllowed        a page of another origin opens a stream
+│   ├── OriginNotAllowed        a page of another origin opens a stream, or acts with a browser's session
+│   ├── CsrfTokenWrong          a browser's session acts without the token of its pages
 │   └── VectorsNotAllowed       a key that may not see embeddings asks for them
 ├── ModelError
 │   ├── UnknownModel            no pack of that name is installed, or loaded
@@ -85,7 +87,6 @@ FacedexError
 │   ├── PoolBusy                the queue of the worker pool is full
 │   ├── WorkerCrashed           the worker died, and so did the one that tried again
 │   ├── WorkerTimeout           no answer before the deadline
-│   ├── InvalidEmbedding        a vector that no embedder makes: not of unit length, or not finite
 │   ├── ModelUnavailable        the pool is there but has no model loaded
 │   └── EmbedderUnavailable     the pool does not answer at all
 ├── DatabaseError
@@ -287,6 +288,12 @@ class FaceBlurred(RecognitionError):
     """The main face is less sharp than the enrolment minimum."""
 
     code = "face_blurred"
+
+
+class InvalidEmbedding(RecognitionError):
+    """An embedding is not finite, or not of unit length."""
+
+    code = "invalid_embedding"
 
 
 class DuplicateFace(RecognitionError):
@@ -542,9 +549,15 @@ class TooManyStreams(AccessError):
 
 
 class OriginNotAllowed(AccessError):
-    """A browser's page of another origin than the service's and those in ALLOWED_ORIGINS opens a stream."""
+    """A browser's page of another origin opens a stream (ALLOWED_ORIGINS are let through), or acts with a session's cookie."""
 
     code = "origin_not_allowed"
+
+
+class CsrfTokenWrong(AccessError):
+    """A request that changes something shows a browser's session, and not the token that its pages were given."""
+
+    code = "csrf_token_wrong"
 
 
 class VectorsNotAllowed(AccessError):
@@ -623,12 +636,6 @@ class WorkerTimeout(EmbedderError):
     """No worker answered before the deadline."""
 
     code = "worker_timeout"
-
-
-class InvalidEmbedding(EmbedderError):
-    """An embedding is not finite, or not of unit length."""
-
-    code = "invalid_embedding"
 
 
 class ModelUnavailable(EmbedderError):

@@ -12,9 +12,12 @@ from typing import Literal
 
 import structlog
 
+from app.edge.advice import advice
 from app.edge.config import load_config
 from app.edge.errors import EdgeError
 from app.edge.secrets import read_secrets
+
+log = structlog.stdlib.get_logger("facedex.edge")
 
 _DEFAULT_CONFIG = Path("/etc/facedex-edge/edge.toml")
 
@@ -67,10 +70,13 @@ def _run(path: Path) -> int:
 
     config = load_config(path)
     configure_logging(config.log_format, config.log_level)
+    secrets = read_secrets(config)
+    for sentence in advice(config):
+        log.warning(sentence)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    edge = Edge(config, read_secrets(config))
+    edge = Edge(config, secrets)
     edge.start()
     ending.wait()
     edge.stop()
@@ -89,6 +95,8 @@ def _check(path: Path) -> int:
         f"{path} can be used: {config.name}, {len(config.cameras)} cameras, {len(config.locks)} locks, "
         f"recognition {config.recognition.mode}, members from {source.name}, templates {gallery.contract}\n"
     )
+    for sentence in advice(config):
+        sys.stdout.write(f"but: {sentence}\n")
     return 0
 
 

@@ -198,14 +198,14 @@ class DoorsSection(_Section):
         max_age_s: a frame that is older when its match is known opens nothing.
         session_s: for how long frames are looked at after a touch or a movement.
         last_seen_required: touches that do not say when they were made do not count.
-        require_synchronised_clock: nothing opens while the kernel does not say that NTP keeps its clock.
+        require_known_time: nothing opens until NTP, a clock with a battery or the source of members has said what time it is.
     """
 
     hold_s: Seconds = 10.0
     max_age_s: Seconds = 10.0
     session_s: Seconds = 15.0
     last_seen_required: bool = False
-    require_synchronised_clock: bool = False
+    require_known_time: bool = True
 
 
 class CameraSection(_Section):

@@ -94,7 +94,7 @@ class DetectionSessions:
         with self._lock:
             session.busy -= 1
             session.matches += matches
-            session.unlocked += unlocked
+            session.unlocked += [lock for lock in unlocked if lock not in session.unlocked]
             session.refused.update(refused)
             for step, elapsed_s in seconds.items():
                 session.seconds[step] = session.seconds.get(step, 0.0) + elapsed_s

@@ -36,7 +36,7 @@ class Reason(StrEnum):
     BAD_LOCK_NAME = "bad_lock_name"
     ALREADY_UNLOCKED = "already_unlocked"
     BROKER_AWAY = "broker_away"
-    CLOCK_NOT_SYNCHRONISED = "clock_not_synchronised"
+    TIME_NOT_KNOWN = "time_not_known"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -13,9 +13,9 @@ import structlog
 from numpy.typing import NDArray
 
 from app.edge.errors import DuplicateMember, WrongContract, WrongDimension
-from app.edge.members import Float32Array, GalleryDelta, Member, MemberTemplates
-from app.edge.rows import Rows, Stored
-from app.edge.snapshot import NOBODY, RowTable, Snapshot, unit_rows
+from app.edge.members import Float32Array, GalleryDelta, MemberTemplates
+from app.edge.rows import NEVER, Rows, Rows1D, Stored
+from app.edge.snapshot import Entry, Snapshot, unit_rows
 
 log = structlog.stdlib.get_logger("facedex.edge.gallery")
 
@@ -27,7 +27,6 @@ _TINY: Final = 2e-7
 # So many times more rows than are somebody's, and they are moved together.
 _SPARSE: Final = 4
 
-Rows1D = NDArray[np.intp]
 _NO_ROWS: Final[Rows1D] = np.empty(0, dtype=np.intp)
 
 
@@ -43,21 +42,6 @@ class Changes:
         return f"+{self.added} added, -{self.removed} removed, {self.updated} updated"
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What the writer knows of a member.
-
-    Attributes:
-        number: of the member, which stays theirs.
-        given: what they were made of, while somebody still has it: the very same object need not be compared.
-    """
-
-    number: int
-    member: Member
-    rows: Rows1D
-    given: "weakref.ref[MemberTemplates] | None"
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """A change that has been checked. `blocks` are the new rows of `changed`, one member after the other, and their norms."""
@@ -65,7 +49,11 @@ class _Plan:
     removed: tuple[str, ...]
     changed: tuple[MemberTemplates, ...]
     blocks: tuple[tuple[Float32Array, Float32Array], ...]
-    relabelled: tuple[MemberTemplates, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all whom it is about."""
+        return (*self.removed, *(given.member.key for given in self.changed))
 
     @property
     def row_count(self) -> int:
@@ -76,8 +64,9 @@ class _Plan:
 class Gallery:
     """Members and their templates, of one embedding contract.
 
-    An update costs what it changes, plus a copy of a few small arrays; the templates stay where they are (`Rows`). `snapshot`
-    is published by one assignment: a search that began before goes on with what it has, one that begins after sees all of it.
+    An update costs what it changes, however many members there are: templates stay where they are (`Rows`), and each row says
+    from which version to which it counts. `snapshot` is published by one assignment: a search that began before goes on with
+    what it has, one that begins after sees all of it.
 
     Args:
         contract: `EmbeddingContract.id` of all templates.
@@ -92,13 +81,15 @@ class Gallery:
         self._write_lock = threading.Lock()
         self._rows = Rows(dimension, stored, codes=codes)
         self._left: list[Rows] = []
-        self._kept: dict[str, _Kept] = {}
-        self._numbers: dict[str, int] = {}
-        self._free_numbers: list[int] = []
-        self._members: list[Member | None] = []
+        self._index: dict[str, Entry] = {}
+        self._outdated: deque[tuple[int, str]] = (
+            deque()
+        )  # keys with more than their newest entry, and since which version
+        self._readers: weakref.WeakValueDictionary[int, Snapshot] = weakref.WeakValueDictionary()
         self._sizes: Counter[int] = Counter()  # members by how many templates they have
         self._built = False
-        self._snapshot = self._publish(RowTable.empty())
+        self._version = 0
+        self._snapshot = self._readers[0] = self._seen(self._rows, self._sizes, 0)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -114,7 +105,8 @@ class Gallery:
         wanted = tuple(members)
         with self._write_lock:  # writers queue; readers never wait
             keys = _distinct(wanted)
-            return self._apply(wanted, tuple(key for key in self._kept if key not in keys))
+            gone = (key for key, entry in self._index.items() if entry.member is not None and key not in keys)
+            return self._apply(wanted, tuple(gone))
 
     def apply(self, delta: GalleryDelta) -> Changes:
         """Take over what a source says has changed.
@@ -129,21 +121,25 @@ class Gallery:
             return self.update(delta.upserts)
         with self._write_lock:
             keys = _distinct(delta.upserts)
-            gone = dict.fromkeys(key for key in delta.removed if key in self._kept and key not in keys)
+            gone = dict.fromkeys(key for key in delta.removed if key not in keys and self._known(key) is not None)
             return self._apply(delta.upserts, tuple(gone))
+
+    def _known(self, key: str) -> Entry | None:
+        """What there is of a member; None where they are none."""
+        entry = self._index.get(key)
+        return entry if entry is not None and entry.member is not None else None
 
     def _apply(self, wanted: Sequence[MemberTemplates], gone: tuple[str, ...]) -> Changes:
         plan = self._plan(wanted, gone)
-        fresh = [given for given in plan.changed if given.member.key not in self._kept]
-        changes = Changes(len(fresh), len(gone), len(plan.changed) - len(fresh) + len(plan.relabelled))
-        if plan.changed or plan.removed or plan.relabelled:
+        updated = sum(self._known(given.member.key) is not None for given in plan.changed)
+        changes = Changes(len(plan.changed) - updated, len(gone), updated)
+        if plan.changed or plan.removed:
             self._carry_out(plan)
-        else:
-            self._reclaim()
+        self._reclaim()
         if not self._built:
             self._built = True
-            log.info(f"Built embeddings matrix: {len(self._kept)} members")
-        else:
+            log.info(f"Built embeddings matrix: {len(self._snapshot)} members")
+        elif changes != Changes():
             log.info(str(changes))
         return changes
 
@@ -151,154 +147,164 @@ class Gallery:
         """Look at everything before anything is changed."""
         suspects = [given for given in wanted if not self._is_same_object(given)]
         changed: list[MemberTemplates] = []
-        relabelled: list[MemberTemplates] = []
         blocks: list[tuple[Float32Array, Float32Array]] = []
         for block in _blocks(suspects):
-            these, lengths = unit_rows(_stacked(block, self.dimension), self.dimension)
+            units, norms = unit_rows(_stacked(block, self.dimension), self.dimension)
             sizes = [len(given.embeddings) for given in block]
-            same = self._equal_rows(block, these, lengths, sizes)
-            for given, is_same in zip(block, same, strict=True):
-                if not is_same:
-                    changed.append(given)
-                elif self._kept[given.member.key].member != given.member:
-                    relabelled.append(given)
-                else:
-                    self._kept[given.member.key].given = weakref.ref(given)
+            same = self._are_same(block, units, norms, sizes)
+            changed += [given for given, is_same in zip(block, same, strict=True) if not is_same]
             if not any(same):
-                blocks.append((these, lengths))
+                blocks.append((units, norms))
             elif not all(same):
                 taken = ~np.repeat(same, sizes)
-                blocks.append((these[taken], lengths[taken]))
-        return _Plan(gone, tuple(changed), tuple(blocks), tuple(relabelled))
+                blocks.append((units[taken], norms[taken]))
+        return _Plan(gone, tuple(changed), tuple(blocks))
 
     def _is_same_object(self, given: MemberTemplates) -> bool:
         """Whether it is the very object that the member was made of, which then cannot have changed."""
-        kept = self._kept.get(given.member.key)
+        known = self._known(given.member.key)
         return (
-            kept is not None
-            and kept.given is not None
-            and kept.given() is given
+            known is not None
+            and known.given is not None
+            and known.given() is given
             and not given.embeddings.flags.writeable
         )
 
-    def _equal_rows(
+    def _are_same(
         self, block: Sequence[MemberTemplates], units: Float32Array, norms: Float32Array, sizes: Sequence[int]
     ) -> list[bool]:
-        """Which members of the block have just the templates that they had, but for what is rounded off."""
-        kept = [self._kept.get(given.member.key) for given in block]
-        same = [known is not None and len(known.rows) == size for known, size in zip(kept, sizes, strict=True)]
-        here = [known.rows for known, equal in zip(kept, same, strict=True) if known is not None and equal]
+        """Which members of the block are just as they were, but for what is rounded off in their templates."""
+        known = [self._known(given.member.key) for given in block]
+        same = [
+            entry is not None and entry.member == given.member and len(entry.rows) == size
+            for entry, given, size in zip(known, block, sizes, strict=True)
+        ]
+        here = [entry.rows for entry, equal in zip(known, same, strict=True) if entry is not None and equal]
         if not here:
             return same
-        rows = np.concatenate(here)
         asked = np.repeat(same, sizes)
-        given, lengths = units[asked].astype(self._rows.stored), norms[asked]
-        equal = (given == self._rows.matrix[rows]).all(axis=1) & (lengths == self._rows.norms[rows])
+        equal = self._equal_rows(np.concatenate(here), units[asked], norms[asked])
+        verdicts = iter(np.logical_and.reduceat(equal, np.cumsum([0, *map(len, here)])[:-1]).tolist())
+        same = [bool(next(verdicts)) if candidate else False for candidate in same]
+        for entry, given, is_same in zip(known, block, same, strict=True):
+            if entry is not None and is_same:
+                entry.given = weakref.ref(given)
+        return same
+
+    def _equal_rows(self, rows: Rows1D, units: Float32Array, norms: Float32Array) -> NDArray[np.bool_]:
+        """Which rows have just these vectors."""
+        its, given = self._rows.columns, units.astype(self._rows.stored)
+        equal: NDArray[np.bool_] = (given == its.matrix[rows]).all(axis=1) & (norms == its.norms[rows])
         other = np.flatnonzero(~equal)
         # As it is when they come from the source after they came from the file.
-        rounding = _ROUNDING[self._rows.stored]
-        equal[other] = np.isclose(given[other], self._rows.matrix[rows[other]], rtol=rounding, atol=_TINY).all(axis=1)
-        equal[other] &= np.isclose(lengths[other], self._rows.norms[rows[other]], rtol=rounding, atol=0)
-        verdicts = iter(np.logical_and.reduceat(equal, np.cumsum([0, *map(len, here)])[:-1]).tolist())
-        return [bool(next(verdicts)) if candidate else False for candidate in same]
+        rounding = np.float32(_ROUNDING[self._rows.stored])
+        there, lengths = its.matrix[rows[other]], its.norms[rows[other]]
+        equal[other] = np.abs(norms[other] - lengths) <= rounding * lengths
+        equal[other] &= (np.abs(given[other] - there) <= rounding * np.abs(there) + np.float32(_TINY)).all(axis=1)
+        return equal
 
     def _carry_out(self, plan: _Plan) -> None:
         """Write what is new where nobody reads, publish, and only then let go of what is old."""
-        table, rows = self._snapshot.rows.copied(plan.row_count), self._rows
-        old = (*plan.removed, *(given.member.key for given in plan.changed if given.member.key in self._kept))
-        freed = np.concatenate([_NO_ROWS, *(self._kept[key].rows for key in old)])
-        table.owners[freed] = NOBODY
-        moved_to: Rows1D | None = None
-        left: Rows | None = None
-        if not rows.room_for(plan.row_count) or self._is_sparse(table, plan.row_count):
-            # Copy what is somebody's to other memory; readers keep what they have.
-            keep = np.flatnonzero(table.owners != NOBODY)
-            moved_to = np.full(len(table.owners), -1, dtype=np.intp)
-            moved_to[keep] = np.arange(len(keep))
-            rows, table = rows.moved(keep, plan.row_count), table.taken(keep)
+        old = [known for key in plan.keys if (known := self._known(key)) is not None]
+        dying = np.concatenate([_NO_ROWS, *(entry.rows for entry in old)])
+        # A number is never used twice: what an update that failed may have left behind is of no version.
+        self._version += 1
+        version, rows = self._version, self._rows
+        moving = not rows.room_for(plan.row_count) or self._is_sparse(plan.row_count - len(dying))
+        if moving:
+            keep = self._alive_but(dying)
+            rows = rows.moved(keep, plan.row_count)  # to other memory; readers keep what they have
         where = rows.write_all(plan.blocks)
-        table = table.resized(rows.used)
+        entries: dict[str, Entry] = {}
+        try:
+            sizes = [len(given.embeddings) for given in plan.changed]
+            rows.bear(where, [given.member for given in plan.changed], sizes, version)
+            counts = self._sizes + Counter(sizes)
+            counts.subtract(len(entry.rows) for entry in old)
+            counts = +counts
+            entries = self._entries(plan, _shares(where, sizes), version)
+            elsewhere = self._elsewhere(keep, entries) if moving else []
+            snapshot = self._seen(rows, counts, version)
+            self._readers[version] = snapshot
+            self._outdated.extend((version, key) for key, entry in entries.items() if entry.before is not None)
+            self._index.update(entries)
+        except BaseException:
+            self._take_back(entries)
+            rows.give_back(where)
+            raise
         # All that may lack memory is done: so far nothing has changed that anybody sees, the writer's books neither.
-        if moved_to is not None:
-            for kept in self._kept.values():
-                kept.rows = moved_to[kept.rows]
-            left, self._rows = self._rows, rows
-        for key in plan.removed:
-            self._remove(key)
-        self._put(plan.changed, _shares(where, plan.changed), table)
-        self._put(plan.relabelled, [self._kept[given.member.key].rows for given in plan.relabelled], table)
-        self._snapshot = self._publish(table)
-        if left is None:
-            self._rows.free(freed)
-        else:
-            left.leave(freed)
-            self._left.append(left)
-        self._reclaim()
+        for entry, its in elsewhere:
+            entry.rows = its
+        if not moving:
+            rows.let_die(dying, version)
+        self._sizes = counts
+        self._snapshot = snapshot
+        self._rows.bury(dying, version)
+        if moving:
+            self._left.append(self._rows)
+            self._rows = rows
 
-    def _reclaim(self) -> None:
-        """Wipe what nobody reads any more, also where everything was moved away from."""
-        for rows in (self._rows, *self._left):
-            rows.reclaim()
-        self._left = [rows for rows in self._left if rows.has_unwiped]
+    def _take_back(self, entries: dict[str, Entry]) -> None:
+        """Put under the keys of a change what was there before."""
+        for key, entry in entries.items():
+            if entry.before is not None:
+                self._index[key] = entry.before
+            else:
+                self._index.pop(key, None)
 
-    def _is_sparse(self, table: RowTable, more: int) -> bool:
-        """Whether most rows are nobody's, which every search would go through."""
-        return self._rows.used > _SPARSE * (int(np.count_nonzero(table.owners != NOBODY)) + more + _BLOCK)
+    def _elsewhere(self, keep: Rows1D, changing: Mapping[str, Entry]) -> list[tuple[Entry, Rows1D]]:
+        """Where the rows of everybody else are, of whom these were moved."""
+        moved_to = np.full(self._rows.used, -1, dtype=np.intp)
+        moved_to[keep] = np.arange(len(keep))
+        return [(entry, moved_to[entry.rows]) for key, entry in self._index.items() if key not in changing]
 
-    def _remove(self, key: str) -> None:
-        kept = self._kept.pop(key)
-        del self._numbers[key]
-        self._sizes[len(kept.rows)] -= 1
-        self._members[kept.number] = None
-        self._free_numbers.append(kept.number)
+    def _entries(self, plan: _Plan, shares: Sequence[Rows1D], version: int) -> dict[str, Entry]:
+        """What there will be under the keys of a change."""
+        entries = {key: Entry(version, None, _NO_ROWS, None, self._index.get(key)) for key in plan.removed}
+        for given, rows in zip(plan.changed, shares, strict=True):
+            key = given.member.key
+            entries[key] = Entry(version, given.member, rows, weakref.ref(given), self._index.get(key))
+        return entries
 
-    def _put(self, given: Sequence[MemberTemplates], rows: Sequence[Rows1D], table: RowTable) -> None:
-        """Make these rows the members'."""
-        if not given:
-            return
-        numbers = []
-        for one, its in zip(given, rows, strict=True):
-            member, kept = one.member, self._kept.get(one.member.key)
-            number = kept.number if kept is not None else self._free_number()
-            if kept is not None:
-                self._sizes[len(kept.rows)] -= 1
-            self._sizes[len(its)] += 1
-            numbers.append(number)
-            self._members[number] = member
-            self._numbers[member.key] = number
-            self._kept[member.key] = _Kept(number, member, its, weakref.ref(one))
-        sizes, where = [len(its) for its in rows], np.concatenate(rows)
-        table.owners[where] = np.repeat(numbers, sizes)
-        begins = [-np.inf if one.member.valid_from is None else one.member.valid_from for one in given]
-        ends = [np.inf if one.member.valid_until is None else one.member.valid_until for one in given]
-        table.valid_from[where] = np.repeat(begins, sizes)
-        table.valid_until[where] = np.repeat(ends, sizes)
-
-    def _free_number(self) -> int:
-        if self._free_numbers:
-            return self._free_numbers.pop()
-        self._members.append(None)
-        return len(self._members) - 1
-
-    def _publish(self, table: RowTable) -> Snapshot:
-        count, rows = self._rows.used, self._rows
-        coded = count if rows.has_codes else 0
-        snapshot = Snapshot(
+    def _seen(self, rows: Rows, sizes: Counter[int], version: int) -> Snapshot:
+        """What is to be published."""
+        return Snapshot(
             contract=self.contract,
             dimension=self.dimension,
-            members=tuple(self._members),
-            numbers=self._numbers,
-            rows=table,
-            matrix=rows.matrix[:count],
-            norms=rows.norms[:count],
-            codes=rows.codes[:coded],
-            scales=rows.scales[:coded],
-            errors=rows.errors[:coded],
-            member_count=len(self._kept),
-            most_templates=max((size for size, count in self._sizes.items() if count), default=0),
+            version=version,
+            index=self._index,
+            columns=rows.columns.first(rows.used),
+            owners=rows.owners,
+            member_count=sizes.total(),
+            most_templates=max(sizes, default=0),
         )
-        rows.mark(snapshot)
-        return snapshot
+
+    def _reclaim(self) -> None:
+        """Wipe what nobody reads any more, also where everything was moved away from, and forget what was before."""
+        oldest = min(self._readers.keys())
+        for rows in (self._rows, *self._left):
+            rows.reclaim(oldest)
+        self._left = [rows for rows in self._left if rows.has_unwiped]
+        while self._outdated and self._outdated[0][0] <= oldest:
+            since, key = self._outdated.popleft()
+            entry = self._index.get(key)
+            if entry is not None and entry.member is None and entry.since == since:
+                del self._index[key]
+            while entry is not None and entry.since > since:
+                entry = entry.before
+            if entry is not None:
+                entry.before = None
+
+    def _alive_but(self, dying: Rows1D) -> Rows1D:
+        its = self._rows.columns.first(self._rows.used)
+        alive = (its.born != NEVER) & (its.died == NEVER)
+        alive[dying] = False
+        return np.flatnonzero(alive)
+
+    def _is_sparse(self, more: int) -> bool:
+        """Whether with so many more most rows will be nobody's, which every search would go through."""
+        alive = sum(size * count for size, count in self._sizes.items())
+        return self._rows.used > _SPARSE * (alive + more + _BLOCK)
 
 
 def _distinct(given: Sequence[MemberTemplates]) -> set[str]:
@@ -329,7 +335,6 @@ def _stacked(block: Sequence[MemberTemplates], dimension: int) -> NDArray[Any]:
     return np.concatenate([given.embeddings for given in block])
 
 
-def _shares(where: Rows1D, changed: Sequence[MemberTemplates]) -> list[Rows1D]:
+def _shares(where: Rows1D, sizes: Sequence[int]) -> list[Rows1D]:
     """Which of the new rows are whose."""
-    ends = accumulate(len(given.embeddings) for given in changed)
-    return [where[end - len(given.embeddings) : end] for given, end in zip(changed, ends, strict=True)]
+    return [where[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from app.edge.errors import ConfigError
+from app.edge.timekeeping import Voucher
 
 log = structlog.stdlib.get_logger("facedex.edge.health")
 
@@ -61,8 +62,8 @@ class Report:
     broker_connected: bool
     server: ServerHealth
     last_error: tuple[float, str] | None = None
-    clock_synchronised: bool = True
-    clock_required: bool = False
+    time_known_by: Voucher | None = None
+    time_required: bool = True
 
     def status(self, now: float) -> Status:
         """`failing`: no door would open, or whoever should have left may still be taken for a member. `degraded`: it works,
@@ -72,7 +73,7 @@ class Report:
         states = [camera.state for camera in self.cameras.values()]
         if (
             not self.broker_connected
-            or (self.clock_required and not self.clock_synchronised)
+            or (self.time_required and self.time_known_by is None)
             or age_s is None
             or age_s > self.gallery_max_age_s
             or all(state in ("away", "stopped") for state in states)
@@ -104,7 +105,7 @@ class Report:
                 for name, camera in self.cameras.items()
             },
             "broker": {"connected": self.broker_connected},
-            "clock": {"synchronised": self.clock_synchronised, "required": self.clock_required},
+            "time": {"known_by": self.time_known_by, "required": self.time_required},
             "recognition": {"mode": self.server.mode, "by": self.server.by, "circuit": self.server.circuit},
             "last_error": self.last_error and {"age_s": _age(now, self.last_error[0]), "message": self.last_error[1]},
         }

@@ -189,7 +189,9 @@ class Broker:
         try:
             client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=True)
         except (OSError, ValueError) as error:
-            log.warning("broker cannot be reached", error=what_failed(error))
+            log.warning(
+                "broker cannot be reached", host=self._settings.host, port=self._settings.port, error=what_failed(error)
+            )
             return False
         client.loop_start()
         try:

@@ -19,7 +19,7 @@ from app.edge.messages import Message
 from app.edge.motion import MotionFeed
 from app.edge.occupancy import OccupancyFeed
 from app.edge.secrets import Secrets
-from app.edge.timekeeping import is_synchronised
+from app.edge.timekeeping import TimeOfDay
 from app.edge.triggers import Triggers
 from app.edge.unlocking import Unlocker
 from app.edge.wiring import make_broker, make_gallery, make_recognition, make_source, make_sync
@@ -30,12 +30,17 @@ log = structlog.stdlib.get_logger("facedex.edge")
 _TICK_S: Final = 0.25
 # For how long `stop` waits for a frame that is being recognised.
 _STOPPED_WITHIN_S: Final = 10.0
+# For so long after the start it is no news that the time of day is not known: the source has not answered yet.
+_TIME_KNOWN_WITHIN_S: Final = 10.0
+# A clock that is off by more is wrong; the source's answers are on their way for some of it.
+_CLOCK_OFF_S: Final = 30.0
 
 
 class Edge:
     """Everything that `python -m app.edge` starts.
 
     Args:
+        time_of_day: who vouches for it; this machine's, where None.
         watch: is told of every frame that was looked at.
 
     Raises:
@@ -48,17 +53,21 @@ class Edge:
         secrets: Secrets,
         *,
         clock: Clock | None = None,
+        time_of_day: TimeOfDay | None = None,
         watch: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         self._config = config
         self._clock = clock = clock or SystemClock()
-        self._started_at = clock.now()
+        self._started_at, self._started_s = clock.now(), clock.monotonic()
+        self._time_state = ""
         self._stopping = threading.Event()
         self._connection_changed = threading.Event()
         topic = f"{config.broker.events_topic}/{config.name}"
         self._status_topic = f"{topic}/status"
         self.gallery = make_gallery(config)
-        self.sync = make_sync(config, self.gallery, make_source(config, secrets, self.gallery, clock), clock)
+        self.time_of_day = time_of_day or TimeOfDay(clock)
+        source = make_source(config, secrets, self.gallery, clock, self.time_of_day.told)
+        self.sync = make_sync(config, self.gallery, source, clock)
         self._recognition = make_recognition(config, secrets, lambda: self.sync.snapshot, clock)
         self.broker = make_broker(config, secrets, self._status_topic)
         triggers = Triggers(clock, config.locks_of_cameras(), config.doors.hold_s)
@@ -68,8 +77,8 @@ class Edge:
             self.sync.member,
             max_age_s=config.doors.max_age_s,
             base_topic=config.broker.topic,
-            synchronised=is_synchronised,
-            require_synchronised=config.doors.require_synchronised_clock,
+            time_of_day=self.time_of_day,
+            require_known_time=config.doors.require_known_time,
         )
         self.controller = Controller(
             triggers,
@@ -175,8 +184,8 @@ class Edge:
                 "closed" if circuit is None else circuit.state,
             ),
             last_error=self.controller.last_error,
-            clock_synchronised=is_synchronised(),
-            clock_required=self._config.doors.require_synchronised_clock,
+            time_known_by=self.time_of_day.known_by,
+            time_required=self._config.doors.require_known_time,
         )
 
     def _gallery_error(self) -> str | None:
@@ -199,6 +208,25 @@ class Edge:
             except Exception:  # one frame is lost, and the next may do
                 log.exception("A frame failed", camera=camera)
 
+    def _watch_time(self) -> None:
+        """Say why doors stay shut, and that the clock is wrong: once, and again only after it was otherwise."""
+        known_by, (earliest, latest) = self.time_of_day.known_by, self.time_of_day.bounds()
+        uptime_s = self._clock.monotonic() - self._started_s
+        state = "unknown" if known_by is None else "wrong" if latest - earliest > _CLOCK_OFF_S else "known"
+        if state == self._time_state or (state == "unknown" and uptime_s < _TIME_KNOWN_WITHIN_S):
+            return
+        self._time_state = state
+        if state == "known":
+            log.info("The time of day is known", by=known_by)
+        elif state == "wrong":
+            log.warning("This machine's clock is wrong: stays count by both times", off_s=round(latest - earliest))
+        elif self._config.doors.require_known_time:
+            log.error(
+                "Nobody has said what time it is: no door opens until NTP, a clock with a battery or the source of members does"
+            )
+        else:
+            log.warning("Nobody has said what time it is: stays that have ended may go on")
+
     def _keep_house(self) -> None:
         """End sessions, and tell how it is: now and then, and as soon as that changes."""
         told: str | None = None
@@ -206,6 +234,7 @@ class Edge:
         while not self._stopping.wait(_TICK_S):
             try:
                 self.controller.sessions.end_due()
+                self._watch_time()
                 now, now_s = self._clock.now(), self._clock.monotonic()
                 report = self.report()
                 status = report.status(now)

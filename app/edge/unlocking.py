@@ -13,7 +13,7 @@ from app.edge.doors import Decision, Reason, Refusal, refusal_of_frame, refusal_
 from app.edge.members import Member
 from app.edge.messages import Message, Publisher
 from app.edge.snapshot import Match
-from app.edge.timekeeping import LatestTime
+from app.edge.timekeeping import TimeOfDay
 from app.edge.triggers import TriggerContext
 from app.edge.zigbee import UNLOCK, command_topic, is_lock_name
 
@@ -38,8 +38,8 @@ class Unlocker:
         membership: who has this key at this moment; asked right before each command.
         max_age_s: a frame that is older opens nothing. No command is delivered later than that after its frame.
         base_topic: zigbee2mqtt's.
-        synchronised: whether the time of day can be believed now.
-        require_synchronised: nothing opens while it cannot.
+        time_of_day: between which bounds it is: who opens something is valid at both. None: just what the clock says.
+        require_known_time: nothing opens while nobody vouches for it.
     """
 
     def __init__(
@@ -50,12 +50,11 @@ class Unlocker:
         *,
         max_age_s: float,
         base_topic: str = "zigbee2mqtt",
-        synchronised: Callable[[], bool] = lambda: False,
-        require_synchronised: bool = False,
+        time_of_day: TimeOfDay | None = None,
+        require_known_time: bool = False,
     ) -> None:
-        self._synchronised = synchronised
-        self._require_synchronised = require_synchronised
-        self._latest = LatestTime(clock, synchronised)
+        self._time_of_day = time_of_day
+        self._require_known_time = require_known_time
         self._publisher = publisher
         self._clock = clock
         self._membership = membership
@@ -129,11 +128,12 @@ class Unlocker:
 
     def _refusal_of_time(self, member: Member | None) -> Reason | None:
         """Why the time of day lets nobody in, or not this member any more."""
-        if self._require_synchronised and not self._synchronised():
-            return Reason.CLOCK_NOT_SYNCHRONISED
-        latest = self._latest.now()
-        ended = member is not None and member.valid_until is not None and latest >= member.valid_until
-        return Reason.MEMBER_NOT_VALID if ended else None
+        if self._time_of_day is None:
+            return None
+        if self._require_known_time and self._time_of_day.known_by is None:
+            return Reason.TIME_NOT_KNOWN
+        valid = member is None or all(member.is_valid(time) for time in self._time_of_day.bounds())
+        return None if valid else Reason.MEMBER_NOT_VALID
 
     @staticmethod
     def _refusal_of_lock(lock: str, member: Member | None, context: TriggerContext) -> Reason | None:

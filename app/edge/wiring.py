@@ -19,7 +19,7 @@ from app.edge.mqtt import Broker
 from app.edge.recognition import By, Recognizer, SwitchingRecognizer
 from app.edge.secrets import Secrets
 from app.edge.snapshot import Snapshot
-from app.edge.sources import Source
+from app.edge.sources import Heard, Source
 from app.edge.sources.dynamodb import DynamoSettings, DynamoSource
 from app.edge.sources.feed import FeedSource
 from app.edge.sources.file import CacheFile
@@ -59,14 +59,23 @@ def make_gallery(config: EdgeConfig) -> Gallery:
     return Gallery(contract, contract_dimension(contract), stored=config.gallery.stored, codes=config.gallery.codes)
 
 
-def make_source(config: EdgeConfig, secrets: Secrets, gallery: Gallery, clock: Clock) -> Source:
+def make_source(
+    config: EdgeConfig,
+    secrets: Secrets,
+    gallery: Gallery,
+    clock: Clock,
+    heard: Heard = lambda date, asked_s, came_s: None,
+) -> Source:
     """Where members come from.
+
+    Args:
+        heard: is told when its answers were made.
 
     Raises:
         ConfigError: the settings of DynamoDB's tables cannot be used.
     """
     if config.gallery.dynamodb is None:
-        return FeedSource(config.server.url, config.server.domain, secrets.api_key.get_secret_value)
+        return FeedSource(config.server.url, config.server.domain, secrets.api_key.get_secret_value, heard=heard)
     section = config.gallery.dynamodb
     reservations, members = section.tables()
     settings = DynamoSettings(
@@ -76,7 +85,7 @@ def make_source(config: EdgeConfig, secrets: Secrets, gallery: Gallery, clock: C
         members=members,
         horizon_s=section.horizon_s,
     )
-    return DynamoSource(settings, gallery.contract, gallery.dimension, now=clock.now)
+    return DynamoSource(settings, gallery.contract, gallery.dimension, now=clock.now, heard=heard)
 
 
 def make_sync(config: EdgeConfig, gallery: Gallery, source: Source, clock: Clock) -> GallerySync:

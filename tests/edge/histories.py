@@ -36,10 +36,13 @@ class Parts:
 
 
 class FakeBroker:
-    """A `Publisher` and source of messages that can go away."""
+    """A `Publisher` and source of messages that can go away; `tests.edge.brokered` has one with a real Mosquitto behind it."""
+
+    base_topic = "zigbee2mqtt"
 
     def __init__(self) -> None:
         self.connected = True
+        self.dies_next = False  # of the next command, in the moment between its answer and the command
         self.handlers: dict[str, Callable[[Received], None]] = {}
         self.listeners: list[Callable[[bool], None]] = []
         self.delivered: list[Message] = []
@@ -52,6 +55,9 @@ class FakeBroker:
         self.listeners.append(listener)
 
     def send(self, message, *, still=None) -> bool:
+        if self.dies_next and still is not None:
+            self.dies_next = False
+            self.turn(False)
         if not self.connected:
             return False
         expires_s = message.expires_s if still is None else still()
@@ -63,14 +69,23 @@ class FakeBroker:
     def post(self, message) -> None:
         (self.delivered if self.connected else self.waiting).append(message)
 
-    def report(self, topic: str, payload: bytes, retained: bool = False) -> None:
+    def report(self, lock: str, payload: bytes, retained: bool = False) -> bool:
+        """zigbee2mqtt says something of a lock. Whether it is heard, as something that was just said."""
+        topic = f"{self.base_topic}/{lock}"
         if self.connected and topic in self.handlers:
             self.handlers[topic](Received(topic, payload, retained))
+        return self.connected and not retained
+
+    def commands(self) -> list[Message]:
+        """All that locks were told so far, or are going to be."""
+        return self.delivered + self.waiting
 
     def reboot(self) -> None:
+        """The controller is switched off; its next start follows."""
         self.listeners.clear()
 
     def turn(self, connected: bool) -> None:
+        """The broker ends, or is there again."""
         self.connected = connected
         if connected:
             self.delivered += self.waiting
@@ -90,14 +105,6 @@ class Arrived:
     monotonic: float
 
 
-@dataclass
-class Command:
-    """What went out while a frame was decided."""
-
-    frame_id: str | None
-    message: Message
-
-
 class Controller:
     """The parts put together as the controller does, with a log of everything that a judge needs."""
 
@@ -107,14 +114,18 @@ class Controller:
         self.problems: list[str] = []
         self.expected: dict[str, frozenset[str]] = {}
         self.opened: set[tuple[str, str]] = set()
+        self.commands = 0
         self.boot()
 
     def boot(self) -> None:
         """Start anew: nothing is known."""
         self.reconnected()
         self.triggers = self.parts.triggers.Triggers(self.clock, CAMERAS, HOLD_S)
-        self.feed = self.parts.occupancy.OccupancyFeed(self.broker, self.triggers, now=self.clock.now)
-        self.unlocker = self.parts.unlocking.Unlocker(self.broker, self.clock, self.members.get, max_age_s=MAX_AGE_S)
+        topic = self.broker.base_topic
+        self.feed = self.parts.occupancy.OccupancyFeed(self.broker, self.triggers, topic, now=self.clock.now)
+        self.unlocker = self.parts.unlocking.Unlocker(
+            self.broker, self.clock, self.members.get, max_age_s=MAX_AGE_S, base_topic=topic
+        )
 
     def reconnected(self) -> None:
         """Nothing that came before counts, nor a first touch that may be from before."""
@@ -142,7 +153,6 @@ class Controller:
     def decide(self, match, context) -> list[str]:
         """One frame to its end; what it opened is compared with what it should have."""
         due = self.due(match, context)
-        before = len(self.broker.delivered) + len(self.broker.waiting)
         decision = self.parts.doors.decide(
             match,
             context,
@@ -155,8 +165,9 @@ class Controller:
         self.check(set(decision.unlock) <= captured, f"decided on {decision.unlock}, outside of what was captured")
         if context is not None and match is not None:
             decision = self.unlocker.act(decision, match, context)
-        sent = (self.broker.delivered + self.broker.waiting)[before:]
-        opened = [message.topic.split("/")[1] for message in sent]
+        sent = self.broker.commands()[self.commands :]
+        self.commands += len(sent)
+        opened = [message.topic.split("/")[-2] for message in sent]
         for message in sent:
             self.check_command(message)
         self.check(sorted(opened) == sorted(due), f"opened {sorted(opened)}, not {sorted(due)}")
@@ -169,7 +180,7 @@ class Controller:
 
     def due(self, match, context) -> frozenset[str]:
         """What has to open, by the requirements alone."""
-        if match is None or context is None or not self.broker.connected:
+        if match is None or context is None or not self.broker.connected or self.broker.dies_next:
             return frozenset()
         now = self.clock.now()
         age_s = now - context.captured_at
@@ -294,6 +305,10 @@ def random_steps(rng: random.Random, *, drops: bool = True, jumps: bool = True) 
         add(rng.uniform(0, 45), "reboot")
     if jumps and rng.random() < 0.1:
         add(rng.uniform(0, 45), "jump", rng.choice([-3600.0, -5.0, -0.5, 0.5, 5.0, 3600.0]))
+    if drops and rng.random() < 0.25:
+        began = rng.choice(touches)[0] + rng.uniform(0, 8)
+        add(began, "doom")
+        add(began + rng.uniform(1, 15), "back")
     return sorted(steps)
 
 
@@ -316,21 +331,21 @@ class Run:
         self.first_members = dict(self.members)
         self.controller = Controller(parts or Parts(), self.clock, self.broker, self.members)
         self.frames: dict[int, object] = {}
-        self.unlocked = self.drops = 0
+        self.unlocked = self.drops = self.deaths = self.reboots = 0
 
     def play(self) -> list[str]:
         """What went wrong."""
         for at, _, kind, details in random_steps(self.rng):
             self.clock.sleep(1000.0 + at - self.clock.monotonic())
             getattr(self, f"on_{kind}")(*details)
+        self.controller.check(len(self.broker.commands()) == self.controller.commands, "opened without a frame")
         return self.controller.problems
 
     def on_report(self, lock: str, on: bool, happened: float | None, retained: bool) -> None:
         stamp = None if happened is None else START + happened
-        if self.broker.connected and not retained:
+        if self.broker.report(lock, payload(on, stamp), retained):
             # As it comes out of JSON.
             self.controller.note(lock, on, None if stamp is None else stamp * 1000 / 1000)
-        self.broker.report(f"zigbee2mqtt/{lock}", payload(on, stamp), retained)
 
     def on_capture(self, frame: int, camera: str, ago: float | None) -> None:
         self.frames[frame] = self.controller.capture(camera, None if ago is None else self.clock.now() - ago)
@@ -338,7 +353,13 @@ class Run:
     def on_decide(self, frame: int, who: str | None) -> None:
         # Recognised in the gallery as it was at first: the last moment's membership may be another.
         match = None if who is None else Match(self.first_members[who], 0.9)
+        connected = self.broker.connected
         self.unlocked += len(self.controller.decide(match, self.frames.get(frame)))
+        if connected and not self.broker.connected:
+            # The controller may take it for sent or not: it is not looked at again.
+            del self.frames[frame]
+            self.deaths += 1
+            self.controller.reconnected()
 
     def on_member(self, who: str, change: str) -> None:
         member = self.members[who]
@@ -349,18 +370,29 @@ class Run:
         else:
             self.members[who] = dataclasses.replace(member, locks=frozenset())
 
+    def on_doom(self) -> None:
+        self.broker.dies_next = self.broker.connected
+
     def on_drop(self) -> None:
+        if not self.broker.connected:
+            return
         self.drops += 1
+        self.broker.dies_next = False  # it is dead by then
         self.controller.reconnected()
         self.broker.turn(False)
 
     def on_back(self) -> None:
+        self.broker.dies_next = False
+        if self.broker.connected:
+            return
         self.controller.reconnected()
-        before = len(self.broker.delivered)
         self.broker.turn(True)
-        self.controller.check(len(self.broker.delivered) == before, "opened when the broker came back")
+        came = len(self.broker.commands()) - self.controller.commands
+        self.controller.check(came == 0, "opened when the broker came back")
+        self.controller.commands += came
 
     def on_reboot(self) -> None:
+        self.reboots += 1
         self.broker.reboot()
         self.controller.boot()
         self.frames.clear()

@@ -20,7 +20,11 @@ needs_mosquitto = pytest.mark.skipif(PROGRAM is None, reason="needs the program 
 
 
 class Mosquitto:
-    """Started, killed, stopped and started again on the same port; keeps nothing over a restart unless told to."""
+    """Started, killed, stopped and started again on the same port; keeps nothing over a restart unless told to.
+
+    Args:
+        lines: of its configuration; each takes the place of the usual one of its name.
+    """
 
     def __init__(self, folder: Path, *lines: str) -> None:
         with socket.socket() as probe:
@@ -28,20 +32,10 @@ class Mosquitto:
             self.port = probe.getsockname()[1]
         self._config = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
-        usual = () if any(line.startswith("allow_anonymous") for line in lines) else ("allow_anonymous true",)
-        self._config.write_text(
-            "\n".join(
-                [
-                    f"listener {self.port} 127.0.0.1",
-                    *usual,
-                    "user root",
-                    "persistence false",
-                    "set_tcp_nodelay true",
-                    *lines,
-                    "",
-                ]
-            )
-        )
+        usual = ("allow_anonymous true", "user root", "persistence false", "set_tcp_nodelay true")
+        told = {line.partition(" ")[0] for line in lines}
+        kept = [line for line in usual if line.partition(" ")[0] not in told]
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *kept, *lines, ""]))
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -63,6 +57,12 @@ class Mosquitto:
             self._process.wait()
             self._process = None
 
+    def end(self) -> None:
+        """In order: what it is to keep over a restart, it keeps."""
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
+
     def restart(self) -> None:
         self.kill()
         self.start()
@@ -82,14 +82,27 @@ class Mosquitto:
 
 
 class Peer:
-    """Another client of the broker: it plays zigbee2mqtt, and hears what locks are told."""
+    """Another client of the broker: it plays zigbee2mqtt, and hears what locks are told.
 
-    def __init__(self, port: int, *topics: str, username: str | None = None, password: str | None = None) -> None:
+    Args:
+        comes_back: it connects again by itself, within a second.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *topics: str,
+        username: str | None = None,
+        password: str | None = None,
+        comes_back: bool = True,
+    ) -> None:
         options = SubscribeOptions(qos=1, retainAsPublished=True)
         self.received: list[paho.MQTTMessage] = []
         self._came = threading.Condition()
         self._subscribed = threading.Event()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=comes_back
+        )
         self._client.reconnect_delay_set(1, 1)
         if username is not None:
             self._client.username_pw_set(username, password)
@@ -107,21 +120,25 @@ class Peer:
         self.wait_subscribed()
 
     def wait_subscribed(self) -> None:
-        assert self._subscribed.wait(20), "the peer has no connection"
+        assert self._subscribed.wait(60), "the peer has no connection"
 
     def _on_message(self, _client, _data, message) -> None:
         with self._came:
             self.received.append(message)
             self._came.notify_all()
 
-    def say(self, topic: str, payload: bytes, retain: bool = False, expires_s: int | None = None) -> None:
-        """Returns when the broker has it."""
+    def say(
+        self, topic: str, payload: bytes, retain: bool = False, expires_s: int | None = None, *, wait: bool = True
+    ) -> None:
+        """Returns when the broker has it, unless it is not to wait."""
         properties = Properties(PacketTypes.PUBLISH)
         if expires_s is not None:
             properties.MessageExpiryInterval = expires_s
-        self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(20)
+        info = self._client.publish(topic, payload, 1, retain, properties)
+        if wait:
+            info.wait_for_publish(20)
 
-    def wait_for(self, condition, timeout_s: float = 20.0):
+    def wait_for(self, condition, timeout_s: float = 60.0):
         """Until the messages so far fulfil it."""
         with self._came:
             assert self._came.wait_for(lambda: condition(self.received), timeout_s), self.topics()

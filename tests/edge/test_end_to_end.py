@@ -1,23 +1,19 @@
 """The controller as its own process, between a real broker and a running Facedex."""
 
-import contextlib
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
-import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.vision.packs import PackStore
 from tests import pictures
 from tests.edge.mosquitto import Mosquitto, Peer, needs_mosquitto
-from tests.service.running import ROOT, eventually, free_port
+from tests.edge.processes import Line, Process, bare, events_of, occupied
+from tests.edge.rtsp import RtspServer
+from tests.service.running import ROOT, eventually
 
 pytestmark = [pytest.mark.service, needs_mosquitto]
 
@@ -43,116 +39,6 @@ def domain(service):
         http.delete(path).raise_for_status()
 
 
-class Line:
-    """The network between the controller and the server: it can be cut, and mended."""
-
-    def __init__(self, to_port: int) -> None:
-        self.to_port = to_port
-        self.port = free_port()
-        self.mend()
-
-    def mend(self) -> None:
-        self.ends: list[socket.socket] = []
-        self.listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
-
-    def cut(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for end in self.ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.to_port))
-                self.ends += [near, far]
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _carry(one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError), other:
-            while data := one.recv(65536):
-                other.sendall(data)
-
-
-class Process:
-    """`python -m app.edge`, with a folder of pictures for a camera."""
-
-    def __init__(self, folder: Path, broker: Mosquitto, url: str, domain: str, key: str, more: str) -> None:
-        self.frames = folder / "frames"
-        self.frames.mkdir()
-        (folder / "api.key").write_text(key)
-        self.port = free_port()
-        self.config = folder / "edge.toml"
-        self.config.write_text(f"""
-            name = "front-desk"
-            log_format = "json"
-            [server]
-            url = "{url}"
-            domain = "{domain}"
-            key_file = "api.key"
-            timeout_s = 20.0
-            open_after = 1
-            retry_after_s = 0.2
-            retry_after_max_s = 0.2
-            [gallery]
-            cache = "gallery.cache"
-            interval_s = 0.2
-            {more}
-            [broker]
-            host = "127.0.0.1"
-            port = {broker.port}
-            [doors]
-            session_s = 30.0
-            [health]
-            port = {self.port}
-            interval_s = 0.5
-            [[cameras]]
-            name = "entrance"
-            source = "folder:frames"
-            locks = ["DC001", "DC006"]
-            motion_topic = "onvif/entrance/motion"
-        """)
-        self.log = folder / "edge.log"
-        self.argv = [sys.executable, "-m", "app.edge"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen([*self.argv, "--config", self.config], cwd=ROOT, stderr=log, env=_bare())
-
-    def lines(self) -> list[dict]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def health(self) -> tuple[int, dict]:
-        try:
-            answer = httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=20)
-        except httpx.TransportError:
-            assert self.process.poll() is None, self.log.read_text()
-            return 0, {}
-        return answer.status_code, answer.json()
-
-    def show(self, photo: Path, number: int) -> None:
-        """The camera takes a picture: it appears in its folder as a whole."""
-        beside = self.frames / f"{number:04}.part"
-        beside.write_bytes(photo.read_bytes())
-        beside.rename(self.frames / f"{number:04}.jpg")
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
-def _bare() -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 @pytest.fixture
 def broker(tmp_path):
     with Mosquitto(tmp_path) as running:
@@ -165,6 +51,14 @@ def edge(tmp_path, broker, service, domain):
     process = Process(tmp_path, broker, service.url, *domain, f'contract = "{contract}"')
     yield process
     process.kill()
+
+
+def is_well(message) -> bool:
+    """Whether it is the controller's word that all is well, with both people in its gallery."""
+    if not message.topic.endswith("/status"):
+        return False
+    told = json.loads(message.payload)
+    return told["status"] == "ok" and told["gallery"]["members"] == 2
 
 
 def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
@@ -182,22 +76,20 @@ def test_a_touch_and_a_face_open_the_touched_door(edge, broker, capsys):
         peer.wait_for(lambda messages: any(message.topic.endswith("/set") for message in messages), 60)
         opened_s = time.monotonic() - touched_s
         edge.show(photos[OTHER][7], 2)
-        peer.wait_for(lambda messages: _events(messages, OTHER), 60)
+        peer.wait_for(lambda messages: events_of(messages, OTHER), 60)
 
-        statuses = [json.loads(message.payload) for message in peer.received if message.topic.endswith("/status")]
-        assert statuses[-1]["status"] == "ok"
-        assert statuses[-1]["gallery"]["members"] == 2
+        peer.wait_for(lambda messages: any(is_well(message) for message in messages), 60)
         commands = [message for message in peer.received if message.topic.endswith("/set")]
         assert [(message.topic, message.payload) for message in commands] == [
             ("zigbee2mqtt/DC006/set", b'{"state": "UNLOCK"}')
         ]
         assert not commands[0].retain
         assert commands[0].properties.MessageExpiryInterval <= 10
-        (event,) = _events(peer.received, GUEST)
+        (event,) = events_of(peer.received, GUEST)
         assert event["occupancyTriggeredLocks"] == ["DC006"]
         assert event["onvifTriggered"] is False
         assert event["unlockedLocks"] == ["DC006"]
-        (other,) = _events(peer.received, OTHER)
+        (other,) = events_of(peer.received, OTHER)
         assert other["unlockedLocks"] == []
 
         assert edge.end() == 0, edge.log.read_text()
@@ -245,24 +137,43 @@ def test_recognition_goes_on_while_the_network_is_away_and_comes_back(tmp_path, 
     assert said.index("Recognition goes on locally") < said.index("Recognition is the server's again")
 
 
-def occupied() -> bytes:
-    return json.dumps({"occupancy": True, "battery": 97, "last_seen": round(time.time() * 1000)}).encode()
-
-
-def _events(messages, person: str) -> list[dict]:
-    told = [json.loads(message.payload) for message in messages if message.topic.endswith("/member_detected")]
-    return [event for event in told if event["name"] == person]
+def test_a_camera_that_speaks_rtsp_opens_the_touched_door_and_does_so_again_when_it_is_back(
+    tmp_path, broker, service, domain
+):
+    contract = PackStore(service.storage / "models").active().manifest.contract.id
+    still = np.asarray(Image.open(pictures.lfw10()[GUEST][7]).convert("RGB"))[:248, :248]
+    with RtspServer(still, tmp_path) as camera:
+        edge = Process(tmp_path, broker, service.url, *domain, f'contract = "{contract}"', source=camera.address)
+        try:
+            with Peer(broker.port, "zigbee2mqtt/+/set") as peer:
+                for number in range(2):
+                    eventually(lambda: edge.health()[1].get("status") == "ok")
+                    opened = len(peer.received)
+                    peer.say("zigbee2mqtt/DC006", occupied(False))
+                    peer.say("zigbee2mqtt/DC006", occupied())
+                    peer.wait_for(lambda messages, opened=opened: len(messages) > opened, 60)
+                    if number == 0:
+                        camera.kill()
+                        eventually(lambda: edge.health()[1]["cameras"]["entrance"]["state"] == "away")
+                        assert edge.health()[0] == 503  # without any camera
+                        camera.start()
+                assert {message.topic for message in peer.received} == {"zigbee2mqtt/DC006/set"}
+            assert edge.end() == 0
+        finally:
+            edge.kill()
+    events = [line["event"] for line in edge.lines()]  # JSON, all of it: what FFmpeg has to say is not in between
+    assert [event for event in events if event.startswith("A camera")] == ["A camera is away", "A camera is back"]
 
 
 def test_settings_are_checked_before_anything_starts(edge):
     argv = [*edge.argv, "check-config", "--config", edge.config]
-    checked = subprocess.run(argv, cwd=ROOT, env=_bare(), capture_output=True, text=True)
+    checked = subprocess.run(argv, cwd=ROOT, env=bare(), capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "1 cameras, 2 locks" in checked.stdout
     edge.config.write_text(edge.config.read_text().replace("session_s = 30.0", "hold = 30.0"))
     for command in (["check-config"], []):
         argv = [*edge.argv, *command, "--config", edge.config]
-        refused = subprocess.run(argv, cwd=ROOT, env=_bare(), capture_output=True, text=True)
+        refused = subprocess.run(argv, cwd=ROOT, env=bare(), capture_output=True, text=True)
         assert refused.returncode == 2
         assert "doors.hold: there is no such setting" in refused.stderr
         assert "Traceback" not in refused.stderr

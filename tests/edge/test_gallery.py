@@ -174,8 +174,8 @@ def test_what_was_removed_is_wiped_once_nobody_reads_it() -> None:
     held = gallery.snapshot
     gallery.apply(delta([], ["a"]))
     assert held.match(vector(1), now=0.0)[0].member.key == "a"
-    (row,) = np.flatnonzero(held.rows.owners == held.numbers.get("a", 0))
-    matrix = held.matrix
+    ((row,),) = [rows for member, rows in held.members() if member.key == "a"]
+    matrix = held.columns.matrix
     assert np.any(matrix[row])
     del held
     gallery.apply(delta([]))
@@ -186,9 +186,9 @@ def test_what_was_removed_is_wiped_where_everything_was_moved_away_from_too() ->
     gallery = Gallery(CONTRACT, DIMENSION)
     gallery.update([templates(f"m{number}", number) for number in range(200)])
     held = gallery.snapshot
-    matrix, codes = held.matrix, held.codes
+    matrix, codes = held.columns.matrix, held.columns.codes
     gallery.apply(delta([templates(f"n{number}", number + 500) for number in range(300)], ["m7"]))
-    assert gallery.snapshot.matrix.base is not matrix.base
+    assert gallery.snapshot.columns.matrix.base is not matrix.base
     gallery.apply(delta([]))
     assert held.match(vector(7), now=0.0)[0].member.key == "m7"
     del held
@@ -249,8 +249,14 @@ def test_memory_grows_by_copying_once_and_keeps_everybody() -> None:
         assert (best.member.key == f"m{number}") == (number % 500 >= 100)
 
 
-@pytest.mark.parametrize("call", ["moved", "encode"])
-def test_where_memory_is_short_the_update_is_as_if_never_asked_for(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+@pytest.mark.parametrize(
+    ("owner", "call"),
+    [(Rows, "moved"), (rows_module, "encode"), (Rows, "bear"), (Gallery, "_seen"), (Gallery, "_entries")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_where_memory_is_short_the_update_is_as_if_never_asked_for(
+    monkeypatch: pytest.MonkeyPatch, owner: object, call: str
+) -> None:
     """Nobody may stay findable of whom the writer knows no more."""
     gallery = Gallery(CONTRACT, DIMENSION)
     gallery.update([templates(f"m{number}", number) for number in range(200)])
@@ -260,7 +266,7 @@ def test_where_memory_is_short_the_update_is_as_if_never_asked_for(monkeypatch: 
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(*((Rows, "moved") if call == "moved" else (rows_module, "encode")), fail)
+        patched.setattr(owner, call, fail)
         with pytest.raises(MemoryError):
             gallery.apply(change)
     assert gallery.snapshot is before
@@ -276,9 +282,56 @@ def test_rows_of_an_update_that_failed_are_wiped_and_used_again() -> None:
     lengths = np.ones(10, np.float32)
     with pytest.raises(ValueError, match="broadcast"):
         rows.write_all([(units, lengths), (np.ones((5, DIMENSION + 1), np.float32), lengths[:5])])
-    assert not rows.matrix.any()
+    assert not rows.columns.matrix.any()
     rows.write_all([(units, lengths), (units[:5], lengths[:5])])
-    assert (rows.used, int(rows.matrix.any(axis=1).sum())) == (15, 15)
+    assert (rows.used, int(rows.columns.matrix.any(axis=1).sum())) == (15, 15)
+
+
+def test_an_update_leaves_the_templates_where_they_are() -> None:
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates(f"m{number}", number) for number in range(50)])
+    before = gallery.snapshot
+    gallery.apply(delta([templates("m3", 900), templates("new", 901)], ["m7"]))
+    for mine, its in zip(before.columns.all, gallery.snapshot.columns.all, strict=True):
+        assert np.shares_memory(mine, its)
+
+
+def test_an_old_snapshot_knows_whom_it_knew_until_nobody_has_it() -> None:
+    gallery = Gallery(CONTRACT, DIMENSION)
+    gallery.update([templates("a", 1, 1, None, 200.0), templates("b", 2)])
+    held = gallery.snapshot
+    gallery.apply(delta([templates("a", 1, 1, None, 900.0), templates("c", 3)], ["b"]))
+    gallery.apply(delta([templates("b", 4)]))
+    gallery.apply(delta([], ["b"]))
+    assert held.member("a") == member("a", None, 200.0)
+    assert held.member("b") == member("b")
+    assert held.member("c") is None
+    assert (gallery.snapshot.member("a"), gallery.snapshot.member("b")) == (member("a", None, 900.0), None)
+    del held
+    gallery.apply(delta([]))
+    assert set(gallery.snapshot.index) == {"a", "c"}
+    assert all(entry.before is None for entry in gallery.snapshot.index.values())
+
+
+@pytest.mark.parametrize("codes", [True, False], ids=["codes", "exact"])
+def test_who_counts_no_more_hides_nobody_however_alike(codes: bool) -> None:
+    """Hundreds who look like the probe have left or are not valid; those who count come after them all."""
+    gallery = Gallery(CONTRACT, DIMENSION, codes=codes)
+    probe = vector(1)
+    twins = [
+        MemberTemplates(member(f"t{number}", None, 100.0), probe[None] + 0.001 * vector(number))
+        for number in range(600)
+    ]
+    others = [templates(f"m{number}", number + 5_000) for number in range(4_000)]
+    gallery.update([*twins, *others])
+    held = gallery.snapshot
+    gallery.apply(delta([], [f"t{number}" for number in range(300)]))
+    rows = np.concatenate([one.embeddings for one in others])
+    cosines = rows @ probe / (np.linalg.norm(rows, axis=1) * np.linalg.norm(probe))
+    expected = [f"m{number}" for number in np.argsort(-cosines)[:5]]
+    assert [match.member.key for match in gallery.snapshot.match(probe, now=100.0)] == expected
+    assert {match.member.key[0] for match in gallery.snapshot.match(probe, now=0.0, top_k=300)} == {"t"}
+    assert len(held.match(probe, now=0.0, top_k=600)) == 600
 
 
 def test_after_most_have_left_a_search_goes_through_few_rows() -> None:
@@ -287,7 +340,7 @@ def test_after_most_have_left_a_search_goes_through_few_rows() -> None:
     gallery.update(everybody)
     held = gallery.snapshot
     assert gallery.update(everybody[:40]) == Changes(0, 24_960, 0)
-    assert len(gallery.snapshot.matrix) == 40
+    assert len(gallery.snapshot.columns.matrix) == 40
     assert gallery.snapshot.match(vector(39), now=0.0)[0].member.key == "m39"
     assert held.match(vector(24_999), now=0.0)[0].member.key == "m24999"
 

@@ -18,6 +18,7 @@ WELL = Report(
     cameras={"entrance": CameraHealth("delivering", 999.0), "garage": CameraHealth("ended")},
     broker_connected=True,
     server=ServerHealth("auto", "server", "closed"),
+    time_known_by="ntp",
 )
 
 
@@ -37,7 +38,7 @@ def test_all_is_told():
             "garage": {"state": "ended", "last_frame_age_s": None, "error": None},
         },
         "broker": {"connected": True},
-        "clock": {"synchronised": True, "required": False},
+        "time": {"known_by": "ntp", "required": True},
         "recognition": {"mode": "auto", "by": "server", "circuit": "closed"},
         "last_error": {"age_s": 5.0, "message": "The server does not answer."},
     }
@@ -113,8 +114,8 @@ def test_a_port_that_is_taken_is_an_error_of_the_settings():
             HealthServer("127.0.0.1", taken.getsockname()[1], lambda: WELL)
 
 
-def test_a_clock_that_nobody_vouches_for_is_told_and_fails_where_it_is_required():
-    unsure = but(clock_synchronised=False)
-    assert unsure.status(NOW) == WELL.status(NOW)
-    assert unsure.to_json(NOW)["clock"] == {"synchronised": False, "required": False}
-    assert but(clock_synchronised=False, clock_required=True).status(NOW) == "failing"
+def test_a_time_of_day_that_nobody_vouches_for_is_told_and_fails_where_it_is_required():
+    unknown = but(time_known_by=None)
+    assert unknown.status(NOW) == "failing"
+    assert unknown.to_json(NOW)["time"] == {"known_by": None, "required": True}
+    assert but(time_known_by=None, time_required=False).status(NOW) == WELL.status(NOW)

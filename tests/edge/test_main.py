@@ -54,6 +54,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("app.edge.simulator.world")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "app.edge.snapshot", raising=False)
-    monkeypatch.delitem(sys.modules, "app.edge.gallery", raising=False)
+    for name in ("gallery", "rows", "codes"):
+        monkeypatch.delitem(sys.modules, f"app.edge.{name}", raising=False)
     assert main(["simulate", "reboot"]) == 2
     assert "numkong is not installed" in capsys.readouterr().err

@@ -22,9 +22,8 @@ from app.edge.mqtt import Broker
 from app.edge.occupancy import OccupancyFeed
 from app.edge.triggers import Triggers
 from app.edge.zigbee import UNLOCK
-from tests.edge.histories import START, FakeBroker, Parts, Run, payload
+from tests.edge.histories import START, FakeBroker, payload
 from tests.edge.mosquitto import Mosquitto, Peer, needs_mosquitto
-from tests.edge.test_histories import the_case_that_failed
 
 pytestmark = needs_mosquitto
 
@@ -51,7 +50,7 @@ def broker(mosquitto):
     broker.stop()
 
 
-def until(condition, timeout_s: float = 20.0) -> None:
+def until(condition, timeout_s: float = 60.0) -> None:
     """A guard against waiting for ever, not a bound that is tested."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -220,7 +219,7 @@ def touched(mosquitto, broker):
     def say(peer: Peer, lock: str, sent: bytes, retain: bool = False) -> frozenset[str]:
         peer.say(f"zigbee2mqtt/{lock}", sent, retain=retain)
         peer.say("mark", b"")
-        assert marks.acquire(timeout=20)
+        assert marks.acquire(timeout=60)
         return triggers.capture("entrance").occupied_locks
 
     return triggers, say
@@ -268,7 +267,7 @@ def test_what_the_broker_had_kept_is_no_touch(mosquitto, broker):
         broker.start()
         broker.wait_ready(20)
         peer.say("mark", b"")
-        assert marks.wait(20)
+        assert marks.wait(60)
         assert triggers.capture("entrance").occupied_locks == frozenset()
 
 
@@ -278,11 +277,11 @@ def test_a_first_touch_after_a_connection_counts_only_if_it_was_made_since(stamp
     triggers = Triggers(clock, {"entrance": {"DC001"}})
     OccupancyFeed(fake, triggers, now=clock.now)
     for _ in range(2):
-        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        fake.report("DC001", payload(True, stamp))
         assert bool(triggers.capture("entrance").occupied_locks) == counts
         clock.sleep(1)
-        fake.report("zigbee2mqtt/DC001", payload(False, None))
-        fake.report("zigbee2mqtt/DC001", payload(True, None))  # from now on it is known when one begins
+        fake.report("DC001", payload(False, None))
+        fake.report("DC001", payload(True, None))  # from now on it is known when one begins
         assert triggers.capture("entrance").occupied_locks == {"DC001"}
         clock.sleep(1)
         fake.turn(False)
@@ -295,17 +294,17 @@ def test_touches_without_a_time_do_not_count_where_times_are_asked_for():
     triggers = Triggers(VirtualClock(START), {"entrance": {"DC001"}})
     OccupancyFeed(fake, triggers, stamped_only=True, now=lambda: START)
     for stamp, occupied in ((None, frozenset()), (START, frozenset())):
-        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        fake.report("DC001", payload(True, stamp))
         assert triggers.capture("entrance").occupied_locks == occupied  # the second repeats the first
-    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    fake.report("DC001", payload(False, None))
     for stamp, occupied in ((None, frozenset()), (START, frozenset())):
-        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        fake.report("DC001", payload(True, stamp))
         assert triggers.capture("entrance").occupied_locks == occupied
-    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    fake.report("DC001", payload(False, None))
     for stamp, occupied in ((START, {"DC001"}),):
-        fake.report("zigbee2mqtt/DC001", payload(True, stamp))
+        fake.report("DC001", payload(True, stamp))
         assert triggers.capture("entrance").occupied_locks == occupied
-    fake.report("zigbee2mqtt/DC001", payload(False, None))
+    fake.report("DC001", payload(False, None))
     assert triggers.capture("entrance").occupied_locks == frozenset()
 
 
@@ -465,107 +464,3 @@ def test_a_broker_that_sends_garbage_is_left_and_tried_again(garbage):
                 server.accept()[0].close()
         finally:
             broker.stop()
-
-
-class RealBroker(FakeBroker):
-    """The same face as the fake's, with Mosquitto behind it."""
-
-    def __init__(self, mosquitto: Mosquitto) -> None:
-        super().__init__()
-        self.mosquitto = mosquitto
-        self._heard: list[Message] = []
-        self._handled = threading.Semaphore(0)
-        self._connect()
-
-    def _connect(self) -> None:
-        self.peer = Peer(self.mosquitto.port, "#")
-        self._taken = 0
-        self._broker = Broker(settings_for(self.mosquitto))
-        for camera_lock in ("DC001", "DC002", "DC006", "DC007"):
-            topic = f"zigbee2mqtt/{camera_lock}"
-            self._broker.subscribe(topic, lambda received: self.handlers[received.topic](received))
-        self._broker.subscribe("handled", lambda _: self._handled.release())
-        self._broker.on_change(lambda connected: [listener(connected) for listener in self.listeners])
-        self._broker.start()
-        self._broker.wait_ready(20)
-
-    def send(self, message, *, still=None) -> bool:
-        return self._broker.send(message, still=still)
-
-    def post(self, message) -> None:
-        self._broker.post(message)
-
-    def report(self, topic: str, sent: bytes, retained: bool = False) -> None:
-        if self.connected and not retained:
-            self.peer.say(topic, sent)
-            self.peer.say("handled", b"")
-            assert self._handled.acquire(timeout=20)
-
-    @property
-    def delivered(self) -> list[Message]:
-        """What locks were told, by what zigbee2mqtt would have heard."""
-        if self.connected:
-            marker = f"{time.monotonic()}".encode()
-            assert self._broker.send(Message("marker", marker))
-            self.peer.wait_for(lambda received: any(message.payload == marker for message in received[self._taken :]))
-        new, self._taken = self.peer.received[self._taken :], len(self.peer.received)
-        for one in new:
-            if one.topic.endswith("/set"):
-                expires_s = getattr(one.properties, "MessageExpiryInterval", None)
-                self._heard.append(Message(one.topic, one.payload, one.qos, one.retain, expires_s))
-        return self._heard
-
-    @delivered.setter
-    def delivered(self, _value) -> None:
-        """The fake's, at its beginning."""
-
-    def reboot(self) -> None:
-        super().reboot()
-        if self.connected:
-            self.close()
-            self._connect()
-
-    def turn(self, connected: bool) -> None:
-        if connected:
-            self.mosquitto.start()
-            self.peer, self._taken = Peer(self.mosquitto.port, "#"), 0
-            self._broker.wait_ready(20)
-            self.connected = True
-        else:
-            _ = self.delivered
-            self.connected = False
-            self.peer.close()
-            self.mosquitto.kill()
-            until(lambda: not self._broker.connected)
-
-    def close(self) -> None:
-        self._broker.stop()
-        self.peer.close()
-
-
-@pytest.mark.parametrize("stamped", [True, False])
-def test_the_case_that_failed_opens_one_lock_through_a_real_broker(mosquitto, stamped):
-    broker = RealBroker(mosquitto)
-    try:
-        assert the_case_that_failed(Parts(), stamped, broker) == (["DC006"], [])
-        assert [message.topic for message in broker.delivered] == ["zigbee2mqtt/DC006/set"]
-    finally:
-        broker.close()
-
-
-def test_histories_open_no_lock_outside_the_captured_set_through_a_real_broker(mosquitto):
-    """In many of them Mosquitto is killed, or the controller starts anew."""
-    unlocked = drops = 0
-    for seed in range(40):
-        broker = RealBroker(mosquitto)
-        try:
-            run = Run(seed, broker=broker)
-            assert run.play() == [], seed
-        finally:
-            if not broker.connected:
-                mosquitto.start()
-            broker.close()
-        unlocked += run.unlocked
-        drops += run.drops
-    assert unlocked > 10
-    assert drops > 8

@@ -239,7 +239,7 @@ def test_the_thread_goes_on_after_failures_and_ends_when_told(edge: Edge) -> Non
     before = threading.active_count()
     edge.sync.start()
     for _ in range(4):
-        assert edge.source.answered.acquire(timeout=10)
+        assert edge.source.answered.acquire(timeout=60)
         edge.sync.wake()
     edge.sync.stop()
     assert threading.active_count() == before

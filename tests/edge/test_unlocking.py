@@ -11,6 +11,7 @@ from app.edge.doors import Decision, Reason, Refusal
 from app.edge.members import Member
 from app.edge.messages import Message
 from app.edge.snapshot import Match
+from app.edge.timekeeping import TimeOfDay
 from app.edge.triggers import Triggers
 from app.edge.unlocking import Unlocker
 from tests.edge.histories import FakeBroker
@@ -124,31 +125,65 @@ def test_a_command_expires_with_its_frame_however_slow_the_broker_was(scene):
     assert scene.broker.delivered[0].expires_s == 2
 
 
-def test_nothing_opens_while_nobody_vouches_for_the_clock(scene):
-    vouched = []
-    scene.unlocker = Unlocker(
+def unlocker_by(scene: Scene, time_of_day: TimeOfDay) -> Unlocker:
+    return Unlocker(
         scene.broker,
         scene.clock,
         scene.members.get,
         max_age_s=5.0,
-        synchronised=lambda: bool(vouched),
-        require_synchronised=True,
+        time_of_day=time_of_day,
+        require_known_time=True,
     )
-    assert scene.act("A") == Decision((), (Refusal("A", Reason.CLOCK_NOT_SYNCHRONISED),))
-    vouched.append(True)
+
+
+def test_nothing_opens_until_somebody_has_said_what_time_it_is(scene):
+    time_of_day = TimeOfDay(scene.clock, synchronised=lambda: False, battery=lambda now: False)
+    scene.unlocker = unlocker_by(scene, time_of_day)
+    assert scene.act("A") == Decision((), (Refusal("A", Reason.TIME_NOT_KNOWN),))
+    time_of_day.told(scene.clock.now(), scene.clock.monotonic(), scene.clock.monotonic())
     assert scene.act("A") == Decision(("A",))
 
 
-def test_a_clock_that_is_set_back_revives_nobody(scene):
+@pytest.mark.parametrize("by", ["ntp", "battery"])
+def test_a_clock_that_is_set_back_revives_nobody(scene, by):
     scene.members["R1-1"] = dataclasses.replace(GUEST, valid_until=1_760_000_100.0)
-    scene.unlocker = Unlocker(scene.broker, scene.clock, scene.members.get, max_age_s=5.0, synchronised=lambda: True)
+    vouched = [True]
+    time_of_day = TimeOfDay(
+        scene.clock, synchronised=lambda: by == "ntp" and bool(vouched), battery=lambda now: by == "battery"
+    )
+    scene.unlocker = unlocker_by(scene, time_of_day)
     assert scene.act("A") == Decision(("A",))
     scene.clock.sleep(101)
     scene.clock.jump(-3600)
+    vouched.clear()
     scene.triggers.occupancy("A", False)
     scene.triggers.occupancy("A", True)
     again = scene.triggers.capture("entrance")
     assert scene.act("A", context=again) == Decision((), (Refusal("A", Reason.MEMBER_NOT_VALID),))
+
+
+@pytest.mark.parametrize(
+    ("off_s", "stay"),
+    [
+        (
+            -7200.0,
+            {"valid_until": 1_760_000_000.0 + 3600.0},
+        ),  # by the clock, they stay for another hour; they left an hour ago
+        (7200.0, {"valid_from": 1_760_000_000.0 - 3600.0}),  # by the clock, they came an hour ago; they come in an hour
+    ],
+)
+def test_a_clock_that_is_wrong_by_what_the_source_says_lets_nobody_in_who_is_none(scene, off_s, stay):
+    time_of_day = TimeOfDay(scene.clock, synchronised=lambda: False, battery=lambda now: False)
+    scene.unlocker = unlocker_by(scene, time_of_day)
+    scene.members["R1-1"] = dataclasses.replace(GUEST, **stay)
+    true = scene.clock.now() - off_s
+    time_of_day.told(true, scene.clock.monotonic(), scene.clock.monotonic())
+    assert scene.act("A") == Decision((), (Refusal("A", Reason.MEMBER_NOT_VALID),))
+    scene.clock.jump(-off_s)  # somebody sets it right
+    scene.members["R1-1"] = dataclasses.replace(GUEST, valid_from=true - 60, valid_until=true + 60)
+    scene.triggers.occupancy("A", False)
+    scene.triggers.occupancy("A", True)
+    assert scene.act("A", context=scene.triggers.capture("entrance")) == Decision(("A",))
 
 
 def test_a_decision_that_comes_too_late_unlocks_nothing(scene):

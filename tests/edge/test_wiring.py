@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from app.edge.cameras.frame import Frame
 from app.edge.clock import SystemClock, VirtualClock
@@ -17,6 +18,7 @@ from app.edge.running import Edge
 from app.edge.secrets import KEY_VARIABLE, read_secrets
 from app.edge.sources.dynamodb import DynamoSource
 from app.edge.sources.feed import FeedSource
+from app.edge.timekeeping import TimeOfDay
 from app.edge.triggers import Triggers
 from app.edge.wiring import make_gallery, make_recognition, make_source, make_sync
 from app.vision.engine import load_engine
@@ -151,26 +153,49 @@ def test_without_a_pack_of_its_own_nothing_is_recognised_while_the_server_is_awa
     recognition.recognizer.close()
 
 
+def detections(messages) -> list[dict]:
+    return [json.loads(message.payload) for message in messages if message.topic.endswith("/member_detected")]
+
+
 @needs_mosquitto
-def test_a_controller_that_starts_without_the_server_opens_doors_from_its_file(tmp_path, models, contract, guests):
+def test_a_controller_that_starts_without_the_server_opens_doors_from_its_file_where_the_time_is_known(
+    tmp_path, models, contract, guests, monkeypatch
+):
+    vouched = []
+    monkeypatch.setattr("app.edge.running._TIME_KNOWN_WITHIN_S", 0.0)
     (tmp_path / "frames").mkdir()
     before = Gallery(contract, contract_dimension(contract))
     before.update(guests)
-    with Mosquitto(tmp_path) as broker, Peer(broker.port, "zigbee2mqtt/+/set", "facedex/edge/#") as peer:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Peer(broker.port, "zigbee2mqtt/+/set", "facedex/edge/#") as peer,
+        capture_logs() as said,
+    ):
         config = settings(tmp_path, models, broker=broker.port)
         clock = SystemClock()
         sync = make_sync(config, before, make_source(config, secrets(config), before, clock), clock)
         sync._cache.save(before.snapshot, "7", clock.now())
-        edge = Edge(config, secrets(config))
+        time_of_day = TimeOfDay(clock, synchronised=lambda: bool(vouched), battery=lambda _: False)
+        edge = Edge(config, secrets(config), time_of_day=time_of_day)
         edge.start()
         try:
             eventually(lambda: edge.report().broker_connected and len(edge.gallery.snapshot) == 2)
             photo = pictures.lfw10()[GUEST][7]
-            (tmp_path / "frames/1.part").write_bytes(photo.read_bytes())
-            (tmp_path / "frames/1.part").rename(tmp_path / "frames/1.jpg")
-            for occupied in (b"false", b"true"):
-                peer.say("zigbee2mqtt/DC001", b'{"occupancy": %s}' % occupied)
-            peer.wait_for(lambda messages: "zigbee2mqtt/DC001/set" in [message.topic for message in messages])
+            for number, opens in enumerate((False, True)):
+                (tmp_path / "frames/x.part").write_bytes(photo.read_bytes())
+                (tmp_path / "frames/x.part").rename(tmp_path / f"frames/{number}.jpg")
+                for occupied in (b"false", b"true"):
+                    peer.say("zigbee2mqtt/DC001", b'{"occupancy": %s}' % occupied)
+                peer.wait_for(lambda messages, number=number: len(detections(messages)) > number)
+                told = detections(peer.received)[number]
+                assert told["unlockedLocks"] == (["DC001"] if opens else [])
+                state = "The time of day is known" if opens else "Nobody has said what time it is: no door opens"
+                eventually(lambda state=state: any(line["event"].startswith(state) for line in said))
+                if not opens:
+                    assert told["refusedLocks"] == [{"lock": "DC001", "reason": "time_not_known"}]
+                    assert edge.report().status(clock.now()) == "failing"
+                vouched.append("NTP")
+            assert "zigbee2mqtt/DC001/set" in [message.topic for message in peer.received]
             peer.wait_for(lambda messages: any(b'"by": "local"' in message.payload for message in messages))
             report = edge.report()
             assert report.status(clock.now()) == "degraded"

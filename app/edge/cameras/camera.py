@@ -59,6 +59,7 @@ class Camera:
         self._period_s = 1 / fps
         self._latency_s = latency_s
         self._now = now
+        self._retry_after_s = _RETRY_AFTER_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
         self.state: State = "starting"
@@ -77,13 +78,12 @@ class Camera:
         self.state = "stopped"
 
     def _run(self) -> None:
-        retry_after_s = _RETRY_AFTER_S
         while not self._stopping.is_set():
             try:
                 pictures = self._open_pictures()
                 try:
                     self._set("delivering")
-                    retry_after_s = self._show(pictures, retry_after_s)
+                    self._show(pictures)
                 finally:
                     pictures.close()
             except CameraAway as error:
@@ -91,11 +91,11 @@ class Camera:
             except Exception:  # a camera must come back, whatever its driver raised
                 log.exception("A camera failed", camera=self.name)
                 self._went_away("An unexpected error; the log has it.")
-            self._stopping.wait(retry_after_s * random.uniform(0.75, 1.25))  # noqa: S311 -- no secret
-            retry_after_s = min(2 * retry_after_s, _RETRY_AFTER_MAX_S)
+            self._stopping.wait(self._retry_after_s * random.uniform(0.75, 1.25))  # noqa: S311 -- no secret
+            self._retry_after_s = min(2 * self._retry_after_s, _RETRY_AFTER_MAX_S)
 
-    def _show(self, pictures: Pictures, retry_after_s: float) -> float:
-        """Take pictures until there is no need to; gives the pause before the source would be opened anew.
+    def _show(self, pictures: Pictures) -> None:
+        """Take pictures until there is no need to. With the first good one, the source is no longer one to be spared.
 
         Raises:
             CameraAway: it broke off.
@@ -114,16 +114,15 @@ class Camera:
                 if time.monotonic() - fresh_s > _LAGS_AT_MOST_S:
                     raise CameraAway("The stream lags behind.")
                 continue
-            fresh_s = time.monotonic()
+            fresh_s, self._retry_after_s = time.monotonic(), _RETRY_AFTER_S
             if time.monotonic() < due_s or not self._wanted():
                 continue
             context = self._capture(self.name, captured_at)
             due_s = max(due_s, time.monotonic() - self._period_s) + self._period_s
             frame = Frame(self.name, pictures.picture(), captured_at, context)
             self._set("delivering")
-            self.last_frame_at, retry_after_s = captured_at, _RETRY_AFTER_S
+            self.last_frame_at = captured_at
             self._deliver(frame)
-        return retry_after_s
 
     def _wait_for(self, due_s: float) -> bool:
         """Whether the next picture of a recording is due and wanted; waits a moment where it is not."""

@@ -1,5 +1,6 @@
 """One interface to a folder of pictures, a video file and a camera's stream."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _FILE_MAX_BYTES: Final = 32 * 2**20
 _OPEN_TIMEOUT_MS: Final = 5_000
 _READ_TIMEOUT_MS: Final = 5_000
+_FFMPEG_QUIET: Final = "-8"
 
 
 class CameraAway(EdgeError):
@@ -128,7 +130,11 @@ class VideoPictures:
     """A video file, or a stream over RTSP, by OpenCV's FFmpeg."""
 
     def __init__(self, address: str, *, live: bool, loop: bool) -> None:
+        # What FFmpeg and OpenCV have to say of a stream goes to standard error past the log, again and again.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
         import cv2
+
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
         self.live = live
         self.lag_s = 0.0

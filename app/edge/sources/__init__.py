@@ -1,8 +1,12 @@
 """Where members come from: one interface, several places."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from app.edge.members import GalleryDelta
+
+Heard = Callable[[float, float, float], None]
+"""Is told when an answer was made: its date in Unix seconds, and on the monotonic clock when it was asked for and had come."""
 
 
 class Source(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -28,6 +29,7 @@ from botocore.exceptions import (
 
 from app.edge.errors import ConfigError, MalformedMembers, SourceRefused, SourceUnavailable
 from app.edge.members import GalleryDelta, MemberTemplates
+from app.edge.sources import Heard
 from app.edge.sources.dynamodb_items import (
     Item,
     Malformed,
@@ -40,6 +42,7 @@ from app.edge.sources.dynamodb_items import (
     read_member,
     read_reservation,
 )
+from app.edge.timekeeping import parsed_date
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -113,6 +116,7 @@ class DynamoSource:
         contract: `EmbeddingContract.id` of the embeddings.
         dimension: of the embeddings.
         now: Unix seconds.
+        heard: is told when an answer was made, as `TimeOfDay.told`.
 
     Raises:
         ConfigError: the settings name no time zone that this machine knows.
@@ -121,7 +125,13 @@ class DynamoSource:
     name = "dynamodb"
 
     def __init__(
-        self, settings: DynamoSettings, contract: str, dimension: int, *, now: Callable[[], float] = time.time
+        self,
+        settings: DynamoSettings,
+        contract: str,
+        dimension: int,
+        *,
+        now: Callable[[], float] = time.time,
+        heard: Heard = lambda date, asked_s, came_s: None,
     ) -> None:
         try:
             ZoneInfo(settings.reservations.time_zone)
@@ -131,6 +141,8 @@ class DynamoSource:
         self.contract = contract
         self.dimension = dimension
         self._now = now
+        self._heard = heard
+        self._asked = threading.local()
         self._client: DynamoDBClient | None = None
 
     def fetch(self, since: str | None) -> GalleryDelta:
@@ -180,7 +192,21 @@ class DynamoSource:
                     endpoint_url=self.settings.endpoint,
                     config=config,
                 )
+                events = self._client.meta.events
+                events.register("before-call.dynamodb", self._begin)
+                events.register("after-call.dynamodb", self._ended)
         return self._client
+
+    def _begin(self, **_told: Any) -> None:
+        """One of the threads asks."""
+        self._asked.at_s = time.monotonic()
+
+    def _ended(self, http_response: Any, **_told: Any) -> None:
+        """It has its answer, which says when it was made."""
+        if http_response.status_code == HTTPStatus.OK:
+            date = parsed_date(http_response.headers.get("date"))
+            if date is not None:
+                self._heard(date, self._asked.at_s, time.monotonic())
 
 
 class _Fetch:

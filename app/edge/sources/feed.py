@@ -9,7 +9,9 @@ import httpx
 
 from app.edge.errors import ConfigError, MalformedMembers, SourceRefused, SourceUnavailable, SourceWithdrawn
 from app.edge.members import GalleryDelta
+from app.edge.sources import Heard
 from app.edge.sources.paging import Pages
+from app.edge.timekeeping import parsed_date
 from app.gallery_pages import MEDIA_TYPE, MalformedPage, decode
 
 # One page: the server makes them of 16 MiB, but for a person with more templates than that.
@@ -30,6 +32,7 @@ class FeedSource:
         key: gives the API key, with the scope `gallery`, whenever it is needed: a file may have got a new one.
         timeout_s: for a connection, and for each part of an answer.
         page_members: of one page, at most.
+        heard: is told when an answer was made, as `TimeOfDay.told`.
         transport: for tests.
 
     Raises:
@@ -44,6 +47,7 @@ class FeedSource:
         *,
         timeout_s: float = 10.0,
         page_members: int = 5000,
+        heard: Heard = lambda date, asked_s, came_s: None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         base = url.rstrip("/")
@@ -55,6 +59,7 @@ class FeedSource:
         self.name = f"Facedex at {base}, domain {domain}"
         self._key = key
         self._page_members = page_members
+        self._heard = heard
         # Once per version: what was told after it, where that was nothing.
         self._nothing_new: tuple[str, str, GalleryDelta] | None = None
         self._http = httpx.Client(timeout=timeout_s, transport=transport, follow_redirects=False)
@@ -104,14 +109,20 @@ class FeedSource:
             headers={"x-api-key": self._checked_key(), "accept": MEDIA_TYPE, "accept-encoding": "identity"}
             | ({"if-none-match": known_etag} if known_etag else {}),
         )
+        asked_s = time.monotonic()
         try:
             answer = self._http.send(request, stream=True)
         except httpx.TransportError as error:
             raise SourceUnavailable(f"{self.name} does not answer ({type(error).__name__}).") from None
+        came_s = time.monotonic()
         try:
-            if answer.status_code == httpx.codes.NOT_MODIFIED and known_etag:
-                return None, known_etag
-            self._check(answer)
+            still_known = known_etag if answer.status_code == httpx.codes.NOT_MODIFIED else None
+            if not still_known:
+                self._check(answer)
+            if (date := parsed_date(answer.headers.get("date"))) is not None:
+                self._heard(date, asked_s, came_s)
+            if still_known:
+                return None, still_known
             return self._body(answer), answer.headers.get("etag", "")
         except httpx.TransportError as error:
             raise SourceUnavailable(f"{self.name} broke off ({type(error).__name__}).") from None

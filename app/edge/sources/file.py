@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 
 from app.edge.errors import CacheUnusable, MalformedMembers
-from app.edge.members import Float32Array, GalleryDelta
-from app.edge.snapshot import NOBODY, Snapshot
+from app.edge.members import Float32Array, GalleryDelta, Member
+from app.edge.rows import Rows1D
+from app.edge.snapshot import Snapshot
 from app.edge.sources.paging import Pages
 from app.gallery_pages import Header, MalformedPage, PageMember, decode, encode
 
@@ -85,9 +86,8 @@ class CacheFile:
         Raises:
             OSError: the old file is as it was.
         """
-        order = np.flatnonzero(snapshot.rows.owners != NOBODY)
-        order = order[np.argsort(snapshot.rows.owners[order], kind="stable")]
-        owners, counts = np.unique(snapshot.rows.owners[order], return_counts=True)
+        everybody = list(snapshot.members())
+        order = np.concatenate([np.empty(0, np.intp), *(rows for _, rows in everybody)])
         header = Header(
             source=self._source,
             contract=snapshot.contract,
@@ -95,7 +95,7 @@ class CacheFile:
             version=version,
             full=True,
             more=False,
-            members=tuple(_told(snapshot, int(n), int(count)) for n, count in zip(owners, counts, strict=True)),
+            members=tuple(_told(member, len(rows)) for member, rows in everybody),
             removed=(),
             saved_at=at,
         )
@@ -150,15 +150,13 @@ def _read(path: Path) -> bytes:
         return file.read(_MAX_BYTES)
 
 
-def _told(snapshot: Snapshot, number: int, templates: int) -> PageMember:
-    member = snapshot.members[number]
-    assert member is not None
+def _told(member: Member, templates: int) -> PageMember:
     locks = tuple(sorted(member.locks))
     return PageMember(member.key, member.name, member.valid_from, member.valid_until, locks, False, templates)
 
 
-def _blocks(snapshot: Snapshot, order: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Iterator[Float32Array]:
+def _blocks(snapshot: Snapshot, order: Rows1D) -> Iterator[Float32Array]:
     """The templates as they came, of the lengths that they had."""
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        yield snapshot.matrix[rows].astype(np.float32) * snapshot.norms[rows, None]
+        yield snapshot.columns.matrix[rows].astype(np.float32) * snapshot.columns.norms[rows, None]

@@ -53,8 +53,9 @@ class Pages:
         keys = {told.key for told in header.members}
         if len(keys) != len(header.members) or keys.intersection(header.removed):
             raise MalformedMembers("A member stands twice on one page of the feed.")
-        for given in members_of(header, templates):
-            if not _has_directions(given.embeddings):
+        usable = _usable(header, templates)
+        for given, is_usable in zip(members_of(header, templates), usable, strict=True):
+            if not is_usable:
                 # One person's fault must not keep all others from changing, and above all from going.
                 log.error("A member's templates cannot be used: they are taken for nobody", member=given.member.key)
                 self._remove(given.member.key)
@@ -89,10 +90,19 @@ def _what(header: Header) -> tuple[str, str, int]:
     return header.source, header.contract, header.dimension
 
 
-def _has_directions(templates: NDArray[Any]) -> bool:
-    """Whether each is a vector that others can be compared with."""
-    norms = np.linalg.norm(templates.astype(np.float64), axis=1)
-    return len(norms) > 0 and bool(np.all(np.isfinite(norms) & (norms > 0)))
+def _usable(header: Header, templates: NDArray[Any]) -> list[bool]:
+    """Of each member whether all their templates are vectors that others can be compared with."""
+    if not header.members:
+        return []
+    squares = np.einsum("nd,nd->n", templates, templates)
+    fine = np.isfinite(squares) & (squares > np.finfo(squares.dtype).tiny)
+    # What is too large or too small to be squared may have a direction nevertheless.
+    other = np.flatnonzero(~fine)
+    norms = np.linalg.norm(templates[other].astype(np.float64), axis=1)
+    fine[other] = np.isfinite(norms) & (norms > 0)
+    starts = np.cumsum([0, *(told.templates for told in header.members[:-1])])
+    verdicts: list[bool] = np.logical_and.reduceat(fine, starts).tolist()
+    return verdicts
 
 
 def _member(told: PageMember) -> Member:

@@ -1,6 +1,7 @@
 """A feed made up for tests: what a server would answer, page by page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import numpy as np
@@ -55,5 +56,5 @@ class Server:
     def since(self) -> list[str | None]:
         return [request.url.params.get("since") for request in self.asked]
 
-    def source(self) -> FeedSource:
-        return FeedSource("http://faces.test/", "a/b", lambda: KEY, transport=httpx.MockTransport(self))
+    def source(self, **more: Any) -> FeedSource:
+        return FeedSource("http://faces.test/", "a/b", lambda: KEY, transport=httpx.MockTransport(self), **more)

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,15 @@ def tables(server: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> DynamoServe
 def source(server: DynamoServer, **changed: Any) -> DynamoSource:
     settings = DynamoSettings(region=REGION, endpoint=server.endpoint, threads=8, attempts=4)
     return DynamoSource(replace(settings, **changed), CONTRACT, DIMENSION, now=NOW.timestamp)
+
+
+def test_answers_say_what_time_it_is(tables: DynamoServer) -> None:
+    heard = []
+    began = time.time()
+    settings = DynamoSettings(region=REGION, endpoint=tables.endpoint)
+    DynamoSource(settings, CONTRACT, DIMENSION, heard=lambda *told: heard.append(told)).fetch(None)
+    assert heard
+    assert all(began - 1 <= date <= time.time() and asked_s <= came_s for date, asked_s, came_s in heard)
 
 
 def reservation(code: str, begins: object = NOW - HOUR, ends: object = NOW + HOUR, **more: Any) -> dict[str, Any]:

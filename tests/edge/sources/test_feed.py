@@ -127,6 +127,27 @@ def test_whatever_it_answers_the_error_is_typed_and_nothing_is_half_applied(
     assert KEY not in str(raised.value) + caplog.text
 
 
+def test_answers_that_count_say_what_time_it_is() -> None:
+    heard = []
+    date = {"date": "Fri, 15 Jan 2027 08:00:00 GMT"}
+    server = Server(
+        answer(page("1", [("a", 1)], full=True), etag='"1"', **date),
+        answer(page("1", []), etag='"1"', **date),
+        httpx.Response(304, headers=date),
+        answer(page("1", []), date="yesterday"),
+        httpx.Response(401, headers=date),
+        httpx.Response(200, content=b"<html>a hotel's page to sign in</html>", headers=date),
+    )
+    source = server.source(heard=lambda *told: heard.append(told))
+    for since in (None, "1", "1", "1"):
+        source.fetch(since)
+    for _ in range(2):
+        with pytest.raises(SourceError):
+            source.fetch("1")
+    assert [told[0] for told in heard] == [1_800_000_000.0] * 3
+    assert all(asked_s <= came_s for _, asked_s, came_s in heard)
+
+
 def test_a_page_without_an_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.edge.sources.feed._MAX_PAGE_BYTES", 1_000_000)
     sent = 0
