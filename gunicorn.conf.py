@@ -1,5 +1,6 @@
 """Gunicorn for the web: `gthread` workers without any model runtime."""
 
+import gc
 import math
 import os
 import shutil
@@ -37,7 +38,9 @@ keepalive = 5
 limit_request_line = 8190  # two names of 200 characters, percent-encoded, fit
 control_socket_disable = True  # it would start a thread in the arbiter, before the forks
 logger_class = "app.logs.WebLogger"
-forwarded_allow_ips = "127.0.0.1,::1"
+forwarded_allow_ips = ",".join(
+    _settings.trusted_proxies
+)  # by whom X-Forwarded-Proto is believed: it makes cookies Secure
 forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO are nobody's to send
 # A client that stops sending in the middle of a request, or reading in the middle of its answer, is given up, so that it does
 # not hold a thread for good.
@@ -59,6 +62,9 @@ def on_starting(_server):
     _metrics_dir.mkdir(parents=True, mode=0o700)
     # Modules only: whatever has threads or connections is made by `create_app` or later, in the workers.
     load_code()
+    # What is there now stays: no collection looks at it again, which would take copies of it in each worker, half a second of
+    # a core at its end alone.
+    gc.freeze()
 
 
 def when_ready(server):

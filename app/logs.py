@@ -4,7 +4,6 @@ Every process of a part appends to that part's file under `storage/logs`; `logro
 """
 
 import logging
-import logging.handlers
 import re
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from gunicorn.glogging import Logger as GunicornLoggerBase
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.config import Settings, load_settings
+from app.log_output import LogOutput
 
 
 def _message_first(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
@@ -60,19 +60,78 @@ _SHARED: list[Processor] = [
 ]
 
 
+# Without the machinery of the standard library's loggers, which took several times as long as the line: a recognition has ten.
+_LEVELS: Final = {
+    name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error", "critical")
+} | {"exception": logging.ERROR}
+
+
+class _Log:
+    """The log of this process: what it renders, from which level on, and where it goes."""
+
+    def __init__(self, output: LogOutput, render: Processor, level: int) -> None:
+        self.output = output
+        self.level = level
+        self._render = render
+
+    def write(self, event: EventDict, level: int) -> None:
+        """A line; the text is made when it is written."""
+        self.output.write(lambda: str(self._render(None, "", event)), at_once=level >= logging.WARNING)
+
+
+# Loggers are modules' own, and made before anybody knows where lines go.
+_log: _Log | None = None
+
+
+class _Lines:
+    """What structlog takes for a logger: hands each event to the process's log, which may be another one by now."""
+
+    def debug(self, event: EventDict) -> None:
+        """An event of that level."""
+        if _log is not None:
+            _log.write(event, _LEVELS[event["level"]])
+
+    info = warning = error = critical = exception = debug
+
+
+class _Foreign(logging.Handler):
+    """Hands what the standard library's loggers are told to the process's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record, as text."""
+        try:
+            text = self.format(record)  # now: it is the formatter that says what time it is
+        except Exception:  # of a library that has got its arguments wrong
+            self.handleError(record)
+            return
+        if _log is not None:
+            _log.output.write(lambda: text, at_once=record.levelno >= logging.WARNING)
+
+
+def _drop_below_level(_logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    if _log is not None and _LEVELS[name] < _log.level:
+        raise structlog.DropEvent
+    return event
+
+
+def _as_it_is(_logger: WrappedLogger, _name: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
+    return (event,), {}
+
+
+# One list for good: loggers keep it, and whoever listens to them (`structlog.testing`) changes it in place.
+_PROCESSORS: Final[list[Processor]] = [_drop_below_level, *_SHARED, _as_it_is]
+
+
 def configure_logging(settings: Settings, log_file: Path | None = None, *, level: str | None = None) -> None:
-    """Send structlog and the standard library's loggers to `log_file`, or to standard error.
+    """Send structlog's lines, and those of the standard library's loggers, to `log_file`, or to standard error.
 
     Idempotent; makes the file where it does not exist.
     """
-    handler: logging.Handler
-    if log_file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
+    global _log
+    if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.touch(mode=0o600)
-        handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     renderer: Processor = _message_first if settings.log_format == "console" else structlog.processors.JSONRenderer()
+    handler = _Foreign()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
@@ -87,16 +146,29 @@ def configure_logging(settings: Settings, log_file: Path | None = None, *, level
     root.setLevel(level or settings.log_level)
     # Alembic tells its own workings at INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    before, _log = _log, _Log(LogOutput(log_file), renderer, root.level)
+    if before is not None:
+        before.output.close()
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *_SHARED,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=_PROCESSORS,
         wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
+
+
+def hold_lines() -> None:
+    """Keep the lines of this thread together, until `release_lines` or a warning: making and writing one takes a while, and
+    whoever asked need not wait for it. A line that comes a second later, or after that, takes all along.
+    """
+    if _log is not None:
+        _log.output.hold()
+
+
+def release_lines() -> None:
+    """Write the lines of this thread that were kept back."""
+    if _log is not None:
+        _log.output.release()
 
 
 # How Gunicorn begins what it says of requests that it cannot read; address and reason follow, then what the client sent.

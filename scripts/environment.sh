@@ -1,8 +1,12 @@
 # Sourced by the other scripts: makes and keeps the virtual environment `.venv` at the root of the checkout.
 #
 # prepare_environment FILE...   installs the pinned requirements FILEs unless just these are installed already.
+# install_packages NAME...      installs Debian packages that are missing, if it can: as root, with apt-get.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Where it is set, as in many an image, each process of a service would compile the whole program anew when it starts.
+unset PYTHONDONTWRITEBYTECODE
 
 _fail() { printf 'facedex: %s\n' "$*" >&2; exit 1; }
 
@@ -36,7 +40,7 @@ _installed() {
 }
 
 prepare_environment() {
-  local file log python missing=()
+  local file log python missing=() still=()
   for file in "$@"; do _installed "$file" || missing+=("$file"); done
   [ ${#missing[@]} -gt 0 ] || return 0
   exec 9>"$ROOT/.venv.lock"   # two scripts started together must not install into each other
@@ -48,13 +52,27 @@ prepare_environment() {
     _make_venv "$python" "$log"
     echo "$ROOT" >"$ROOT/.venv/.made-in"
   fi
-  for file in "${missing[@]}"; do
-    if _installed "$file"; then continue; fi
-    echo "facedex: installing $file (pinned; once, about a minute)" >&2
-    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-      -r "$ROOT/$file" >"$log" 2>&1 || { tail -n 20 "$log" >&2; _fail "installing $file failed."; }
-    (cd "$ROOT" && sha256sum "$file" >".venv/.installed-$file")
-  done
+  for file in "${missing[@]}"; do _installed "$file" || still+=(-r "$ROOT/$file"); done
+  if [ ${#still[@]} -gt 0 ]; then
+    echo "facedex: installing ${missing[*]} (pinned; once, about a minute)" >&2
+    # Compiled afterwards, by all cores: pip uses one.
+    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile \
+      "${still[@]}" >"$log" 2>&1 || { tail -n 20 "$log" >&2; _fail "installing ${missing[*]} failed."; }
+    # Some packages bring files that are no Python of this version; they are nobody's to import.
+    "$ROOT/.venv/bin/python" -m compileall -q -j 0 "$ROOT/.venv/lib" >/dev/null 2>&1 || true
+    for file in "${missing[@]}"; do (cd "$ROOT" && sha256sum "$file" >".venv/.installed-$file"); done
+  fi
   rm -f "$log"
   exec 9>&-
+}
+
+install_packages() {
+  local log
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
+  dpkg --status "$@" >/dev/null 2>&1 && return 0
+  printf 'facedex: installing %s (Debian packages; once)\n' "$*" >&2
+  log=$(mktemp)
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
+    printf 'facedex: they cannot be installed: %s\n' "$(tail -n 1 "$log")" >&2
+  rm -f "$log"
 }

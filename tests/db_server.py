@@ -1,12 +1,16 @@
-"""Fixtures: a real embedded PostgreSQL for the test run, an empty database for a test, and galleries in it."""
+"""Fixtures: a real embedded PostgreSQL for the test run, an empty database for a test, and galleries in it.
+
+They are known everywhere below `tests`, so that a process of tests has one server, however many folders use it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
-from psycopg import sql
+from psycopg import Connection, sql
 from sqlalchemy import insert
 
 from app.config import Settings, parse_settings
@@ -21,50 +25,80 @@ from app.db.server_files import ROLE, ServerFiles
 from app.db.session import Database
 from app.db.templates import NewTemplate, copy_templates, insert_templates
 from app.vision.faces import Box, Float32Array, UInt8Array
+from tests.prepared import put_cluster, settings_in
 
 Maker = Callable[..., Gallery]
+
+_MIGRATED = "migrated"
 
 
 @pytest.fixture(scope="session")
 def server_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of an installation whose embedded server runs and is migrated; stopped after the last test."""
-    settings = parse_settings(
-        storage_dir=tmp_path_factory.mktemp("storage"), vector_db_url=None, web_workers=1, db_statement_timeout_s=60
-    )
-    server = EmbeddedPostgres(settings)
-    server.prepare()
-    running = server.start()
+    storage = tmp_path_factory.mktemp("storage")
+    put_cluster(storage)
+    settings = settings_in(storage)
+    running = EmbeddedPostgres(settings).start()
     try:
-        database = Database(settings)
-        migrate.upgrade(database.engine)
-        database.close()
         yield settings
     finally:
         running.stop()
 
 
+@pytest.fixture(scope="session")
+def _administrator(server_settings: Settings) -> Iterator[Connection[Any]]:
+    """The superuser, beside a database to copy for whoever needs a migrated one."""
+    with connect_as_superuser(ServerFiles.of(server_settings)) as connection:
+        # What a crash of the machine would leave of a test's database is nobody's concern.
+        for name in ("fsync", "full_page_writes"):
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(name)))
+        connection.execute("SELECT pg_reload_conf()")
+        # Not the service's own, which gives its role more than an external server does.
+        settings = _make_database(connection, server_settings, _MIGRATED)
+        database = Database(settings)
+        migrate.upgrade(database.engine)
+        database.close()
+        yield connection
+
+
 @pytest.fixture
-def empty_database_settings(server_settings: Settings) -> Iterator[Settings]:
+def empty_database_settings(server_settings: Settings, _administrator: Connection[Any]) -> Iterator[Settings]:
     """Settings of a database of the test's own, without tables; dropped after the test."""
-    files = ServerFiles.of(server_settings)
-    name = f"test_{uuid4().hex}"
-    with connect_as_superuser(files) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE)))
-    with connect_as_superuser(files, name) as connection:
-        connection.execute("CREATE EXTENSION vector")
-    url = files.url(ROLE, name).set(drivername="postgresql").render_as_string(hide_password=False)
-    yield server_settings.model_copy(update={"vector_db_url": parse_settings(vector_db_url=url).vector_db_url})
-    with connect_as_superuser(files) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    name = _new_name()
+    yield _make_database(_administrator, server_settings, name)
+    _drop_database(_administrator, name)
 
 
 @pytest.fixture
-def database_settings(empty_database_settings: Settings) -> Settings:
+def database_settings(server_settings: Settings, _administrator: Connection[Any]) -> Iterator[Settings]:
     """Settings of a database of the test's own, migrated; dropped after the test."""
-    database = Database(empty_database_settings)
-    migrate.upgrade(database.engine)
-    database.close()
-    return empty_database_settings
+    name = _new_name()
+    statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}")
+    _administrator.execute(statement.format(*map(sql.Identifier, (name, ROLE, _MIGRATED))))
+    yield _settings_of(server_settings, name)
+    _drop_database(_administrator, name)
+
+
+def _new_name() -> str:
+    return f"test_{uuid4().hex}"
+
+
+def _make_database(administrator: Connection[Any], server: Settings, name: str) -> Settings:
+    """An empty database with the extension, and its settings."""
+    statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
+    administrator.execute(statement)
+    with connect_as_superuser(ServerFiles.of(server), name) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    return _settings_of(server, name)
+
+
+def _drop_database(administrator: Connection[Any], name: str) -> None:
+    administrator.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _settings_of(server: Settings, name: str) -> Settings:
+    url = ServerFiles.of(server).url(ROLE, name).set(drivername="postgresql").render_as_string(hide_password=False)
+    return server.model_copy(update={"vector_db_url": parse_settings(vector_db_url=url).vector_db_url})
 
 
 @pytest.fixture
@@ -86,14 +120,20 @@ def make_gallery(database: Database) -> Maker:
 
 
 def fill_gallery(
-    database: Database, name: str, vectors: Float32Array, owners: list[int] | None = None, *, bulk: bool = False
+    database: Database,
+    name: str,
+    vectors: Float32Array,
+    owners: list[int] | None = None,
+    *,
+    bulk: bool = False,
+    model: str = "test",
 ) -> Gallery:
     """A new domain that holds `vectors`, (N, D); the i-th belongs to person `owners[i]`, or to person i."""
     owners = list(range(len(vectors))) if owners is None else owners
     ids = [uuid4() for _ in range(max(owners, default=-1) + 1)]
     with database.transaction() as session:
         domain = create_domain(
-            session, name, model="test", contract=contract(vectors.shape[1]), dimension=vectors.shape[1]
+            session, name, model=model, contract=contract(vectors.shape[1]), dimension=vectors.shape[1]
         )
         persons = [
             {"id": id_, "domain_id": domain.id, "label": f"p{n}", "display_name": f"Person {n}"}

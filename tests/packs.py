@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from app.vision.dlib_onnx import prepare_dlib_pack
 from app.vision.install import PackFacts, install_pack
-from app.vision.packs import InstalledPack
+from app.vision.packs import DEFAULT_PACK, InstalledPack, PackStore
 from tests.pictures import SHARED
+from tests.prepared import put_models
 
 SCRFD_NAME = "scrfd500m_mobilefacenet"
 
 
 def install_dlib(models_dir: Path) -> InstalledPack:
-    """The default pack, made from the installed packages."""
-    return prepare_dlib_pack(models_dir)
+    """The default pack; its large files are shared with others (`put_models`)."""
+    put_models(models_dir)
+    return PackStore(models_dir).get(DEFAULT_PACK)
 
 
 def install_scrfd(models_dir: Path) -> InstalledPack:

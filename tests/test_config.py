@@ -225,6 +225,19 @@ def test_each_web_process_has_threads_for_all_that_can_wait_for_the_pool():
     assert parse_settings(web_threads=5).web_threads == 5
 
 
+def test_larger_vectors_are_scanned_in_smaller_galleries_unless_their_size_is_set():
+    assert [parse_settings().exact_max_rows(dimension) for dimension in (128, 512, 1_536)] == [10_000, 2_500, 833]
+    assert [parse_settings(search_exact_max_rows=rows).exact_max_rows(512) for rows in (0, 20_000)] == [0, 20_000]
+
+
+def test_trusted_proxies_are_addresses_or_networks(tmp_path):
+    given = parse_settings(storage_dir=tmp_path, trusted_proxies="10.0.0.7, 10.1.0.0/16,::1")
+    assert given.trusted_proxies == ("10.0.0.7/32", "10.1.0.0/16", "::1/128")
+    for wrong in ("proxy.example.com", "*", "10.0.0.0/33", "10.0.0.1/8"):
+        with pytest.raises(SettingsError, match="TRUSTED_PROXIES"):
+            parse_settings(storage_dir=tmp_path, trusted_proxies=wrong)
+
+
 def test_allowed_origins_are_origins(tmp_path):
     given = parse_settings(storage_dir=tmp_path, allowed_origins="https://Shop.example.com, http://localhost:3000")
     assert given.allowed_origins == ("https://shop.example.com", "http://localhost:3000")

@@ -28,11 +28,15 @@ class Access:
         installation: every domain has to be within its reach.
         by_token: no key is asked for: the view itself checks the token of what the path names. A key that is shown beside it,
             as `x-api-key`, has to be a valid one.
+        open: no key is asked for, and none looked at.
+        page: read by people in a browser: whoever has not signed in is sent to do so, and errors are pages too.
     """
 
     scopes: tuple[Scope, ...] = ()
     installation: bool = False
     by_token: bool = False
+    open: bool = False
+    page: bool = False
 
     def check(self, principal: Principal) -> None:
         """Let the caller pass, or not; nothing is looked up for it.
@@ -56,20 +60,27 @@ class Access:
 
 def access(*scopes: Scope, installation: bool = False) -> Callable[[F], F]:
     """Declare what the route's view asks of a key; stands directly below the line of the route."""
-    declared = Access(scopes, installation)
+    return _declaring(Access(scopes, installation))
 
-    def declare(view: F) -> F:
-        setattr(view, _ATTRIBUTE, declared)  # flask_openapi3 wraps the view and keeps its attributes
-        return view
 
-    return declare
+def page_access(*scopes: Scope, installation: bool = False) -> Callable[[F], F]:
+    """As `access`, of a route that answers with a page."""
+    return _declaring(Access(scopes, installation, page=True))
+
+
+def open_page() -> Callable[[F], F]:
+    """Declare that the route is anybody's: the page that asks for the key, and what it is made of."""
+    return _declaring(Access(open=True, page=True))
 
 
 def token_access() -> Callable[[F], F]:
     """Declare that the route's view checks a token itself; stands directly below the line of the route."""
+    return _declaring(Access(by_token=True))
 
+
+def _declaring(declared: Access) -> Callable[[F], F]:
     def declare(view: F) -> F:
-        setattr(view, _ATTRIBUTE, Access(by_token=True))
+        setattr(view, _ATTRIBUTE, declared)  # flask_openapi3 wraps the view and keeps its attributes
         return view
 
     return declare

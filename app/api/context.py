@@ -3,7 +3,6 @@
 import re
 import time
 import uuid
-from functools import partial
 
 import structlog
 from flask import Flask, Response, g, request
@@ -11,6 +10,7 @@ from flask import Flask, Response, g, request
 from app.api.metrics import observe_request
 from app.config import Settings
 from app.deadline import Deadline
+from app.logs import hold_lines, release_lines
 from app.tenancy import NOTHING, set_reach
 
 log = structlog.stdlib.get_logger("facedex.access")
@@ -31,6 +31,7 @@ def register_context(app: Flask, settings: Settings) -> None:
         set_reach(NOTHING)  # until it is known who asks: threads serve one request after the other
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        hold_lines()
 
     @app.after_request
     def _end(response: Response) -> Response:
@@ -40,14 +41,18 @@ def register_context(app: Flask, settings: Settings) -> None:
         elapsed_s = time.monotonic() - g.started_s
         route = request.url_rule.rule if request.url_rule else "unmatched"
         observe_request(request.method, route, response.status_code, elapsed_s)
-        tell = partial(
-            log.info,
-            # The route, not the path: paths hold names of persons.
-            f"{request.method} {route} {response.status_code}",
-            request_id=g.request_id,
-            elapsed_ms=round(elapsed_s * 1000, 1),
-            code=g.get("problem_code", ""),
-        )
+        # The route, not the path: paths hold names of persons.
+        line = f"{request.method} {route} {response.status_code}"
+        values = {
+            "request_id": g.request_id,
+            "elapsed_ms": round(elapsed_s * 1000, 1),
+            "code": g.get("problem_code", ""),
+        }
+
+        def tell() -> None:
+            log.info(line, **values)
+            release_lines()
+
         if response.is_streamed or response.direct_passthrough:  # may go on for long, or tell nobody of its end
             tell()
         else:  # when the answer has been sent: nobody waits for the log

@@ -1,16 +1,20 @@
 """Domain objects as the JSON that `schemas.py` describes."""
 
 import time
+from collections.abc import Collection
 from typing import Any
+from uuid import UUID
 
 from flask import g
 
 from app.db.migration_runs import RunStatus
 from app.db.references import PhotoCounts, PhotoInfo
+from app.enrolment.directory import ListedPerson
 from app.enrolment.domains import DomainInfo, DomainStatus
 from app.enrolment.duplicates import DuplicatePair
 from app.enrolment.faces import EnrolledFace, FileOutcome
 from app.enrolment.lookup import PersonInfo, PersonRef
+from app.enrolment.outliers import Outlier
 from app.enrolment.rejections import RejectionInfo
 from app.enrolment.resemblance import Resemblance
 from app.recognition.answer import box_to_json
@@ -43,17 +47,19 @@ def dump_report(status: DomainStatus) -> dict[str, Any]:
         },
         "complete": status.complete,
         "migrated_share": round(status.migrated_share, 4),
-        "migration": status.migration and _dump_run(status.migration),
+        "migration": status.migration and dump_run(status.migration),
+        "licence": status.licence and {"name": status.licence.name, "non_commercial": status.licence.non_commercial},
     }
 
 
-def _dump_run(run: RunStatus) -> dict[str, Any]:
+def dump_run(run: RunStatus) -> dict[str, Any]:
     """`MigrationOut`."""
     return {
         "dataset": run.source,
         "mode": run.mode,
         "state": run.state,
-        "rows": run.rows_total,
+        # Until the end it is about so many: pictures that are embedded anew may hold several rows.
+        "rows": None if run.rows_total is None else max(run.rows_total, run.rows_done),
         "rows_done": run.rows_done,
         "migrated": run.rows_migrated,
         "skipped": run.skipped,
@@ -81,6 +87,11 @@ def dump_person(info: PersonInfo) -> dict[str, Any]:
         "created_at": info.created_at.isoformat(),
         "updated_at": info.updated_at.isoformat(),
     }
+
+
+def dump_listed(person: ListedPerson) -> dict[str, Any]:
+    """`ListedPerson`."""
+    return dump_person(person.info) | {"quality": person.quality, "has_image": person.has_image}
 
 
 def dump_photo_counts(counts: PhotoCounts) -> dict[str, int]:
@@ -114,6 +125,7 @@ def dump_face(face: EnrolledFace) -> dict[str, Any]:
         "sharpness": round(face.sharpness, 1),
         "image_sha256": face.image_sha256,
         "has_image": face.has_image,
+        "quality": face.grade.value,
         "created_at": face.created_at.isoformat(),
     }
 
@@ -130,9 +142,25 @@ def dump_rejection(info: RejectionInfo) -> dict[str, Any]:
     }
 
 
-def dump_pair(pair: DuplicatePair) -> dict[str, Any]:
-    """`DuplicatePair`."""
-    return {"persons": [dump_ref(pair.first), dump_ref(pair.second)], "distance": round(pair.distance, 6)}
+def dump_pair(pair: DuplicatePair, pictured: Collection[UUID]) -> dict[str, Any]:
+    """`DuplicatePair`; `pictured` are those of whom a picture was kept."""
+    persons = [dump_ref(person) | {"has_image": person.id in pictured} for person in (pair.first, pair.second)]
+    return {"persons": persons, "distance": round(pair.distance, 6)}
+
+
+def dump_outlier(outlier: Outlier) -> dict[str, Any]:
+    """`OutlierOut`."""
+    resembles = None
+    if outlier.resembles is not None and outlier.resembles_distance is not None:
+        resembles = {"person": dump_ref(outlier.resembles), "distance": round(outlier.resembles_distance, 6)}
+    return {
+        "person": dump_ref(outlier.person),
+        "face_id": str(outlier.face_id),
+        "has_image": outlier.has_image,
+        "distance": round(outlier.distance, 6),
+        "faces": outlier.templates,
+        "resembles": resembles,
+    }
 
 
 def dump_outcome(outcome: FileOutcome) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def list_duplicates(path: DomainPath, query: DuplicatesQuery) -> ViewReturn:
     """
     page = services().duplicates.find(path.domain, limit=query.limit, cursor=query.cursor, threshold=query.threshold)
     return {
-        "items": [dump_pair(pair) for pair in page.pairs],
+        "items": [dump_pair(pair, page.pictured) for pair in page.pairs],
         "examined": page.examined,
         "truncated": page.truncated,
         "threshold": page.threshold,

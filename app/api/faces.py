@@ -69,6 +69,7 @@ def get_face_image(path: FacePath) -> ViewReturn:
     except FileNotFoundError:  # deleted a moment ago
         raise FaceNotFound("This person has no face of that id whose picture was kept.") from None
     response.headers["Content-Disposition"] = f'inline; filename="{path.face_id.lower()}{suffix(picture)}"'
+    response.headers["Cache-Control"] = "no-store"  # a browser would keep it on disk, past sign-out and erasure
     return response
 
 

@@ -1,4 +1,4 @@
-"""Requests of many pictures wait for the pool inside: so that some threads of the web are left for all others."""
+"""Requests of many pictures, and measurements of galleries, take long: some threads of the web are left for all others."""
 
 import threading
 from collections import Counter
@@ -13,9 +13,9 @@ _KEPT_SHARE: Final = 4
 
 
 class LongRequests:
-    """Places for the requests of many pictures of one web process: a quarter of its threads, at least one.
+    """Places for the long requests of one web process: a quarter of its threads, at least one.
 
-    A quarter of the places, at least one where there are two, are only for clients that have none: who sends many such requests
+    A quarter of the places, at least one where there are two, are only for clients that have none: who sends many long requests
     leaves room for the first ones of others, and a client that is alone gets nearly all.
 
     Args:
@@ -37,7 +37,7 @@ class LongRequests:
         """
         with self._lock:
             if self._free <= (self._kept if self._held[client] else 0):
-                raise PoolBusy("Too many requests of many pictures are in work; try again shortly.")
+                raise PoolBusy("Too many long requests are in work; try again shortly.")
             self._free -= 1
             self._held[client] += 1
         try:

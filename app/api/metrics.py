@@ -1,6 +1,7 @@
 """Prometheus metrics: the web's, summed over its processes (prometheus_client's multi-process mode), and the pool's own."""
 
 import os
+from typing import get_args
 
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
@@ -10,6 +11,7 @@ from app.embedder.client import EmbedderClient
 from app.enrolment.jobs import JobService
 from app.errors import DatabaseError, EmbedderError
 from app.face_cache.cached import CachedEmbedder
+from app.face_cache.counts import LOOKUPS_NAME, Outcome
 from app.tenancy import acting, everything
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -44,13 +46,27 @@ def metrics_response(embedder: EmbedderClient, cached: CachedEmbedder, jobs: Job
     So are those of the jobs where the database is.
     """
     cached.observe()
-    registry: CollectorRegistry = REGISTRY
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(
-        generate_latest(registry) + _pool_metrics(embedder) + _job_metrics(jobs), content_type=CONTENT_TYPE_LATEST
+        generate_latest(_registry()) + _pool_metrics(embedder) + _job_metrics(jobs), content_type=CONTENT_TYPE_LATEST
     )
+
+
+def cache_lookups() -> dict[str, int]:
+    """How often the cache of extracted faces was asked, by outcome, in all web processes since they were started."""
+    registry = _registry()
+    return {
+        outcome: int(registry.get_sample_value(LOOKUPS_NAME, {"outcome": outcome}) or 0)
+        for outcome in get_args(Outcome)
+    }
+
+
+def _registry() -> CollectorRegistry:
+    """What all web processes have counted, or, where there is one only, what it has."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
 
 
 def _pool_metrics(embedder: EmbedderClient) -> bytes:

@@ -62,10 +62,16 @@ class DuplicatesQuery(PageQuery):
     )
 
 
+class PicturedPerson(CandidatePerson):
+    """A person, and whether there is a small picture of them."""
+
+    has_image: bool = Field(description="whether a picture of a face was kept: then there is a thumbnail")
+
+
 class DuplicatePair(BaseModel):
     """Two persons who may be one."""
 
-    persons: list[CandidatePerson] = Field(min_length=2, max_length=2)
+    persons: list[PicturedPerson] = Field(min_length=2, max_length=2)
     distance: float = Field(description="cosine distance of their nearest templates")
 
 
@@ -76,4 +82,36 @@ class DuplicatePage(BaseModel):
     examined: int = Field(description="persons who were compared with all others: `limit`, or fewer with many faces")
     truncated: bool = Field(description="more pairs than are listed: choose a smaller threshold")
     threshold: float
+    next_cursor: str | None
+
+
+class Resembled(BaseModel):
+    """Who else has a face like it."""
+
+    person: CandidatePerson
+    distance: float = Field(description="cosine distance to that person's nearest face")
+
+
+class OutlierOut(BaseModel):
+    """A face that is far from the others of its person."""
+
+    person: CandidatePerson
+    face_id: str
+    has_image: bool = Field(description="whether its picture was kept: then there is a thumbnail")
+    distance: float = Field(
+        description="median of the cosine distances to the person's other faces; of an even number the lower one"
+    )
+    faces: int = Field(description="faces of the person that were compared, this one included; of two, both are listed")
+    resembles: Resembled | None = Field(
+        description="the nearest other person, where they are within the model pack's threshold"
+    )
+
+
+class OutlierPage(BaseModel):
+    """Outliers among the persons who were examined, farthest first."""
+
+    items: list[OutlierOut]
+    examined: int = Field(description="persons who were looked at: `limit`, or fewer with many faces")
+    truncated: bool = Field(description="more than are listed")
+    threshold: float = Field(description="largest distance of a face that is none")
     next_cursor: str | None

@@ -7,7 +7,7 @@ from flask import g, request, send_file
 from flask_openapi3 import APIBlueprint, Tag
 
 from app.api.access import access
-from app.api.dump import dump_person, dump_photo
+from app.api.dump import dump_listed, dump_person, dump_photo
 from app.api.erasures import answer_erasure
 from app.api.idempotency import idempotent, kept_answer, once
 from app.api.idempotency_header import marked
@@ -45,10 +45,11 @@ bp = APIBlueprint(
 @access(Scope.ENROL)
 def list_persons(path: DomainPath, query: PersonListQuery) -> ViewReturn:
     """List a domain's persons by label."""
-    page = services().persons.list(
+    page = services().directory.list(
         path.domain, limit=query.limit, cursor=query.cursor, contains=query.q, external_id=query.external_id
     )
-    return {"items": [dump_person(info) for info in page.items], "next_cursor": page.next_cursor}
+    items = [dump_listed(person) for person in page.items]
+    return {"items": items, "total": page.total, "next_cursor": page.next_cursor}
 
 
 @bp.post("", responses={201: NewPersonOut}, openapi_extensions=form_with_photos(NewPerson))
@@ -134,4 +135,6 @@ def export_person(path: PersonPath) -> ViewReturn:
     except BaseException:
         file.close()
         raise
-    return send_file(file, "application/zip", as_attachment=True, download_name=f"{person_id}.zip")
+    response = send_file(file, "application/zip", as_attachment=True, download_name=f"{person_id}.zip")
+    response.headers["Cache-Control"] = "no-store"
+    return response

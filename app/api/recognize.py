@@ -52,10 +52,10 @@ def recognize(query: RecognizeQuery) -> ViewReturn:
             deadline=g.deadline,
             request_id=g.request_id,
             client=g.client.id,
-        )
+        ),
+        lambda found: AUDIT_EVENTS.labels(note_recognition(services().audit, found)).inc(),
     )
     _observe(result)
-    AUDIT_EVENTS.labels(note_recognition(services().audit, result)).inc()
     return build_answer(result, request_id=g.request_id, elapsed_s=time.monotonic() - g.started_s)
 
 

@@ -102,7 +102,11 @@ class PageQuery(Input):
 class PersonListQuery(PageQuery):
     """Which persons of a domain."""
 
-    q: str | None = Field(None, max_length=200, description="text that the label or the display name contains")
+    q: str | None = Field(
+        None,
+        max_length=200,
+        description="text that label, display name or external id contain, in any case, with accents or without",
+    )
     external_id: str | None = Field(None, max_length=200, description="only the person with this external id")
 
 
@@ -312,6 +316,13 @@ class PhotoCounts(BaseModel):
     failed: Count
 
 
+class LicenceOut(BaseModel):
+    """On what terms a model pack may be used."""
+
+    name: str
+    non_commercial: bool
+
+
 class DomainReport(DomainOut):
     """A domain's status report."""
 
@@ -321,6 +332,7 @@ class DomainReport(DomainOut):
     complete: bool = Field(description="false until the first migration into it has finished; PKL answers until then")
     migrated_share: float = Field(ge=0, le=1, description="how much of its gallery is in the database; 1 when complete")
     migration: MigrationOut | None = Field(description="the last migration into it")
+    licence: LicenceOut | None = Field(description="of its model pack; null where that is not installed")
 
 
 class DomainPage(BaseModel):
@@ -347,10 +359,21 @@ class PersonOut(BaseModel):
     updated_at: str
 
 
+TemplateQuality = Literal["good", "fair", "poor", "unknown"]
+
+
+class ListedPerson(PersonOut):
+    """A person in a list."""
+
+    quality: TemplateQuality | None = Field(description="of the best face; null where there is none")
+    has_image: bool = Field(description="whether a picture of a face was kept: then there is a thumbnail")
+
+
 class PersonPage(BaseModel):
     """A page of persons."""
 
-    items: list[PersonOut]
+    items: list[ListedPerson]
+    total: int | None = Field(description="persons on all pages together; null on pages behind the first")
     next_cursor: str | None
 
 
@@ -362,7 +385,10 @@ class EnrolledFace(BaseModel):
     detection_score: float
     sharpness: float
     image_sha256: str | None = Field(description="of the file; null for a template whose picture was never seen")
-    has_image: bool = Field(description="whether the picture was kept (STORE_IMAGES)")
+    has_image: bool = Field(description="whether the picture was kept (STORE_IMAGES): then there is a thumbnail")
+    quality: TemplateQuality = Field(
+        description="by what is asked of new faces: poor is less, good twice as much; unknown where it was not measured"
+    )
     created_at: str
 
 

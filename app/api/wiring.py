@@ -7,14 +7,18 @@ from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 from flask_openapi3 import Info, OpenAPI
 
+from app.api.auth import Gate
+from app.api.browser_session import BrowserSessions
 from app.api.long_requests import LongRequests
 from app.api.sweeping import AnswerSweep, GallerySweep, MinutelySweep, SessionSweep
+from app.api.throttle import Throttle
 from app.audit.log import AuditLog
 from app.config import Settings
 from app.datasets.store import DatasetStore
 from app.db.breaker import CircuitBreaker
 from app.db.session import Database
 from app.embedder.client import EmbedderClient
+from app.enrolment.directory import PersonDirectory
 from app.enrolment.domains import DomainService
 from app.enrolment.duplicates import DuplicateService
 from app.enrolment.extraction import PhotoExtractor
@@ -22,12 +26,15 @@ from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.jobs import JobService
 from app.enrolment.merging import MergeService
+from app.enrolment.outliers import OutlierService
 from app.enrolment.persons import PersonService
 from app.enrolment.references import ReferenceService
 from app.enrolment.rejections import RejectionService
+from app.enrolment.thumbnails import ThumbnailService
 from app.erasure.building import build_erasure
 from app.erasure.export import PersonExport
 from app.erasure.service import ErasureService
+from app.error_rates.service import ErrorRateService
 from app.face_cache.building import build_store
 from app.face_cache.cached import CachedEmbedder
 from app.gallery_feed.service import GalleryFeed
@@ -62,14 +69,19 @@ class Services:
     packs: PackStore
     datasets: DatasetStore
     domains: DomainService
+    directory: PersonDirectory
     persons: PersonService
+    images: ImageStore
     faces: FaceService
+    thumbnails: ThumbnailService
     erasure: ErasureService
     exports: PersonExport
     merging: MergeService
     references: ReferenceService
     rejections: RejectionService
     duplicates: DuplicateService
+    error_rates: ErrorRateService
+    outliers: OutlierService
     feed: GalleryFeed
     jobs: JobService
     recognition: RecognitionController
@@ -84,6 +96,7 @@ class Services:
     session_sweep: SessionSweep
     gallery_sweep: GallerySweep
     streams: StreamServer
+    gate: Gate
 
     @property
     def sweeps(self) -> tuple[MinutelySweep, ...]:
@@ -119,8 +132,11 @@ def build_services(settings: Settings) -> Services:
         packs=packs,
         datasets=datasets,
         domains=DomainService(settings, database, packs, datasets),
+        directory=PersonDirectory(settings, database, packs, images),
         persons=PersonService(database),
+        images=images,
         faces=FaceService(settings, database, cached, packs, images),
+        thumbnails=ThumbnailService(settings, database, embedder, images),
         erasure=build_erasure(settings, database, packs, datasets, images),
         exports=PersonExport(database, images),
         merging=MergeService(database, images),
@@ -128,7 +144,9 @@ def build_services(settings: Settings) -> Services:
             settings, database, PhotoExtractor(settings, database, embedder, packs, images), images
         ),
         rejections=RejectionService(settings, database, cached, packs),
-        duplicates=DuplicateService(settings, database, packs),
+        duplicates=DuplicateService(settings, database, packs, images),
+        outliers=OutlierService(settings, database, packs, images),
+        error_rates=ErrorRateService(database, packs),
         feed=feed,
         jobs=JobService(database),
         recognition=_recognition(settings, database, breaker, datasets, cached, packs),
@@ -143,6 +161,16 @@ def build_services(settings: Settings) -> Services:
         session_sweep=SessionSweep(settings, sessions, breaker),
         gallery_sweep=GallerySweep(settings, feed, breaker),
         streams=StreamServer(settings),
+        gate=_gate(settings, keeper),
+    )
+
+
+def _gate(settings: Settings, keeper: KeyKeeper) -> Gate:
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    return Gate(
+        Authenticator(AdminKey(settings.admin_key_file), keeper),
+        Throttle(settings, RateLimits(redis_url), Slots(places_of_a_key(settings))),
+        BrowserSessions(settings.pages_key_file),
     )
 
 
@@ -179,29 +207,36 @@ def build_app(settings: Settings) -> OpenAPI:
         domains,
         duplicates,
         embeddings,
+        error_rates,
         faces,
         gallery,
         health,
         imports,
         jobs,
         keys,
+        operations,
+        outliers,
         persons,
         recognize,
         references,
         rejections,
         sessions,
         streams,
+        thumbnails,
         verify,
         verify_person,
     )
     from app.api.access import open_to_every_key
-    from app.api.auth import BROWSER_PREFIXES
+    from app.api.auth import BROWSER_PREFIXES, register_auth, register_snapshots
     from app.api.context import register_context
+    from app.api.forms import FormRequest
     from app.api.json import StrictJSON
     from app.api.openapi import ERROR_MODEL, SECURITY_SCHEMES, DescribedAPI
     from app.api.problems import register_error_handlers, validation_problem
     from app.api.sweeping import register_sweeps
+    from app.api.throttle import register_throttle
     from app.cli import register_commands
+    from app.frontend import register_pages
 
     app = DescribedAPI(
         "facedex",
@@ -213,13 +248,16 @@ def build_app(settings: Settings) -> OpenAPI:
         static_folder=None,
     )
     app.json = StrictJSON(app)
+    app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = _MAX_JSON_BYTES  # routes that take pictures raise it for themselves
     app.extensions[_EXTENSION] = built = build_services(settings)
     register_context(app, settings)
-    _register_keys(app, built)
+    register_auth(app, built.gate)
+    register_throttle(app)
+    register_snapshots(app, built.keeper)
     register_sweeps(app, *built.sweeps)
     register_error_handlers(app)
-    galleries = (domains, persons, faces, references, rejections, duplicates, gallery, imports, jobs)
+    galleries = (domains, persons, faces, thumbnails, references, rejections, duplicates, outliers, error_rates)
     for module in (
         recognize,
         detect,
@@ -227,29 +265,22 @@ def build_app(settings: Settings) -> OpenAPI:
         verify,
         verify_person,
         *galleries,
+        gallery,
+        imports,
+        jobs,
         sessions,
         streams,
         keys,
         audit,
+        operations,
         health,
     ):
         app.register_api(module.bp)
     app.add_url_rule("/openapi.json", view_func=_openapi_json)
     open_to_every_key(app, BROWSER_PREFIXES)
+    register_pages(app)
     register_commands(app)
     return app
-
-
-def _register_keys(app: OpenAPI, built: Services) -> None:
-    from app.api.auth import register_auth, register_snapshots
-    from app.api.throttle import Throttle, register_throttle
-
-    settings = built.settings
-    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-    throttle = Throttle(settings, RateLimits(redis_url), Slots(places_of_a_key(settings)))
-    register_auth(app, Authenticator(AdminKey(settings.admin_key_file), built.keeper), throttle)
-    register_throttle(app)
-    register_snapshots(app, built.keeper)
 
 
 def _openapi_json() -> ResponseReturnValue:

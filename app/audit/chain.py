@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.audit.event import MAX_DETAIL_CHARS, Detail, Event, event_now
+from app.db.session import Database, fetch_raw
 from app.errors import DomainNotFound
 
 # The chain's row is locked from here until the transaction ends; the domain's own lock, where it is taken, comes before it.
@@ -23,19 +24,22 @@ WITH head AS (
     UPDATE audit_chains SET
         head_seq = head_seq + 1,
         head_hash = sha256(head_hash || convert_to(
-            CAST(:head AS text) || coalesce('"' || domain_uid || '"', 'null') || CAST(:tail AS text) || (head_seq + 1) || '}}',
+            CAST(%(head)s AS text) || coalesce('"' || domain_uid || '"', 'null') || CAST(%(tail)s AS text)
+                || (head_seq + 1) || '}}',
             'UTF8'
         ))
     WHERE {chain}
     RETURNING id, domain_id, domain_uid, head_seq, head_hash
 ), added AS (
     INSERT INTO audit_events (chain_id, seq, domain_id, at, body, hash)
-    SELECT id, head_seq, domain_id, :at,
-        CAST(:head AS text) || coalesce('"' || domain_uid || '"', 'null') || CAST(:tail AS text) || head_seq || '}}', head_hash
+    SELECT id, head_seq, domain_id, %(at)s,
+        CAST(%(head)s AS text) || coalesce('"' || domain_uid || '"', 'null') || CAST(%(tail)s AS text) || head_seq || '}}',
+        head_hash
     FROM head
 )
 SELECT head_seq, head_hash FROM head
 """
+_CHAIN_OF_NAME: Final = "domain_id = (SELECT id FROM domains WHERE name = %(domain)s)"
 _BEGIN_SQL: Final = """
 INSERT INTO audit_chains (head_hash, pruned_hash) VALUES (decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'))
 ON CONFLICT (domain_id) DO NOTHING
@@ -83,7 +87,7 @@ def append(session: Session, event: Event, domain_id: int | None) -> Appended:
     """As `record`, for an event that is there already."""
     if domain_id is None:
         return _append_to_installation(session, event)
-    appended = _append(session, event, "domain_id = :domain_id", domain_id=domain_id)
+    appended = _append(session, event, "domain_id = %(domain_id)s", domain_id=domain_id)
     if appended is None:
         raise DomainNotFound("There is no such domain.")
     return appended
@@ -93,9 +97,20 @@ def append_named(session: Session, event: Event, domain: str | None) -> Appended
     """As `append`, to the chain of the domain of that name; one that is only a dataset has none: the installation's, then."""
     if domain is None:
         return _append_to_installation(session, event)
-    chain = "domain_id = (SELECT id FROM domains WHERE name = :domain)"
-    appended = _append(session, event, chain, domain=domain)
+    appended = _append(session, event, _CHAIN_OF_NAME, domain=domain)
     return appended or _append_to_installation(session, without_chain(event, domain))
+
+
+def append_alone(database: Database, event: Event, domain: str | None, timeout_s: float | None = None) -> None:
+    """As `append_named`, in a transaction of its own: to a domain's chain in one round trip.
+
+    Raises:
+        DatabaseError: as `Database.transaction`; the event is not stored.
+    """
+    if domain is not None and database.ask(_append_sql(_CHAIN_OF_NAME), _values(event) | {"domain": domain}, timeout_s):
+        return
+    with database.transaction(timeout_s) as session:
+        append_named(session, event, domain)
 
 
 def without_chain(event: Event, domain: str) -> Event:
@@ -114,9 +129,16 @@ def _append_to_installation(session: Session, event: Event) -> Appended:
 
 
 def _append(session: Session, event: Event, chain: str, **which: Any) -> Appended | None:
-    values = {"head": event.head, "tail": event.tail, "at": event.at, **which}
-    row = session.execute(text(_APPEND_SQL.format(chain=chain)), values).one_or_none()
-    return None if row is None else Appended(*row)
+    rows = fetch_raw(session, _append_sql(chain), _values(event) | which)
+    return Appended(*rows[0]) if rows else None
+
+
+def _append_sql(chain: str) -> str:
+    return _APPEND_SQL.format(chain=chain)
+
+
+def _values(event: Event) -> dict[str, Any]:
+    return {"head": event.head, "tail": event.tail, "at": event.at}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy.exc
 import structlog
 
-from app.audit.chain import append_named
+from app.audit.chain import append_alone
 from app.audit.event import Detail, Event, event_now
 from app.audit.retention import prune_all
 from app.audit.spool import Spool, Spooled
@@ -103,8 +103,8 @@ class AuditLog:
             return False
 
     def _append(self, event: Event, domain: str | None) -> None:
-        with self._breaker.guard(), self._database.transaction(_LIMIT_S) as session:
-            append_named(session, event, domain)
+        with self._breaker.guard():
+            append_alone(self._database, event, domain, _LIMIT_S)
 
     def _spool(self, spooled: Spooled) -> Noted:
         try:

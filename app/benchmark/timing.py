@@ -18,6 +18,7 @@ class Timing:
     runs: int
     median_ms: float
     p95_ms: float
+    p99_ms: float
     min_ms: float
 
 
@@ -44,7 +45,8 @@ def time_interleaved(ways: dict[str, Callable[[int], object]], runs: int, *, tur
 
 def summary(name: str, times_ms: list[float]) -> Timing:
     """What is shown of the times of one way."""
-    return Timing(name, len(times_ms), float(np.median(times_ms)), float(np.quantile(times_ms, 0.95)), min(times_ms))
+    median, p95, p99 = (float(value) for value in np.quantile(times_ms, (0.5, 0.95, 0.99)))
+    return Timing(name, len(times_ms), median, p95, p99, min(times_ms))
 
 
 def machine() -> dict[str, str | int]:

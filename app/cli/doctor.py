@@ -80,7 +80,7 @@ def _database(found: Services) -> list[Finding]:
     with found.database.transaction() as session:
         version = session.scalar(text("SHOW server_version"))
     # Here, because migrations need Alembic, which other commands would load for nothing.
-    from app.db.migrate import current_revision, head_revision
+    from app.db.schema import current_revision, head_revision
 
     current, head = current_revision(found.database.engine), head_revision()
     schema = Finding(

@@ -9,9 +9,11 @@ from flask.cli import AppGroup
 from app.api.dump import dump_domain, dump_report
 from app.api.wiring import services
 from app.cli.common import command_body
+from app.cli.error_rates import error_rates
 from app.enrolment.domains import DomainInfo
 
 domains = AppGroup("domains", help="Create, list, show and delete domains (tenants).")
+domains.add_command(error_rates)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _PAGE = 500
 

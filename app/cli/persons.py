@@ -1,21 +1,23 @@
-"""`flask persons`: list, show, merge, and find those who were enrolled twice."""
+"""`flask persons`: list, show, merge, find those who were enrolled twice, and faces that are somebody else's."""
 
 import json
 import math
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import click
 from flask.cli import AppGroup
 from tqdm import tqdm
 
-from app.api.dump import dump_pair, dump_person
+from app.api.dump import dump_outlier, dump_pair, dump_person
 from app.api.wiring import services
 from app.cli.common import command_body
 from app.enrolment.duplicates import DuplicatePage
 from app.enrolment.lookup import PersonInfo
+from app.enrolment.outliers import OutlierPage
 
-persons = AppGroup("persons", help="List, show and merge persons, and find those who were enrolled twice.")
+persons = AppGroup("persons", help="List, show and merge persons; find those enrolled twice, and faces of others.")
 _domain = click.option("--domain", required=True, help="The domain, by name or id.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _PAGE = 500
@@ -23,7 +25,7 @@ _PAGE = 500
 
 @persons.command("list", with_appcontext=False)
 @_domain
-@click.option("--search", help="Only those whose label or display name contains this.")
+@click.option("--search", help="Only those whose label, display name or external id contains this.")
 @_as_json
 @command_body
 def list_(domain: str, search: str | None, as_json: bool) -> None:
@@ -97,10 +99,11 @@ def duplicates(domain: str, threshold: float | None, as_json: bool) -> None:
             pages.append(page)
             bar.update(page.examined)
     pairs = sorted((pair for page in pages for pair in page.pairs), key=lambda pair: pair.distance)
+    pictured = frozenset[UUID]().union(*(page.pictured for page in pages))
     if any(page.truncated for page in pages):
         click.echo("Some pairs are left out: there are too many. Choose a smaller threshold.", err=True)
     if as_json:
-        click.echo(_json([dump_pair(pair) for pair in pairs]))
+        click.echo(_json([dump_pair(pair, pictured) for pair in pairs]))
         return
     for pair in pairs:
         click.echo(
@@ -110,11 +113,36 @@ def duplicates(domain: str, threshold: float | None, as_json: bool) -> None:
         click.echo("No two persons are near to each other.")
 
 
+@persons.command("outliers", with_appcontext=False)
+@_domain
+@_as_json
+@command_body
+def outliers(domain: str, as_json: bool) -> None:
+    """List faces that are far from the others of their person, farthest first: somebody else's, or of a bad picture."""
+    total = services().domains.report(domain).persons
+    pages: list[OutlierPage] = []
+    with tqdm(total=total, unit="person", disable=None) as bar:
+        for page in _outliers(domain):
+            pages.append(page)
+            bar.update(page.examined)
+    found = sorted((one for page in pages for one in page.outliers), key=lambda one: -one.distance)
+    if any(page.truncated for page in pages):
+        click.echo("Some are left out: there are too many.", err=True)
+    if as_json:
+        click.echo(_json([dump_outlier(one) for one in found]))
+        return
+    for one in found:
+        like = f"  resembles {one.resembles.label!r}" if one.resembles else ""
+        click.echo(f"{one.distance:.4f}  {one.person.label!r}  face {one.face_id} of {one.templates}{like}")
+    if not found:
+        click.echo("No face is far from the others of its person.")
+
+
 def _all(domain: str, search: str | None) -> Iterator[PersonInfo]:
     cursor: str | None = None
     while True:
-        page = services().persons.list(domain, limit=_PAGE, cursor=cursor, contains=search)
-        yield from page.items
+        page = services().directory.list(domain, limit=_PAGE, cursor=cursor, contains=search)
+        yield from (person.info for person in page.items)
         if (cursor := page.next_cursor) is None:
             return
 
@@ -123,6 +151,15 @@ def _duplicates(domain: str, threshold: float | None) -> Iterator[DuplicatePage]
     cursor: str | None = None
     while True:
         page = services().duplicates.find(domain, limit=_PAGE, cursor=cursor, threshold=threshold)
+        yield page
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+def _outliers(domain: str) -> Iterator[OutlierPage]:
+    cursor: str | None = None
+    while True:
+        page = services().outliers.find(domain, limit=_PAGE, cursor=cursor)
         yield page
         if (cursor := page.next_cursor) is None:
             return

@@ -31,19 +31,19 @@ def recognize(domain: str, photo: Path, top_k: int, threshold: float | None, as_
         raise click.BadParameter("is not a number", param_hint="--threshold")
     started_s = time.monotonic()
     request_id = uuid.uuid4().hex
-    result = services().recognition.recognize(
-        RecognitionRequest(
-            image=photo.read_bytes(),
-            domain=clean_name(domain, "domain"),
-            top_k=top_k,
-            threshold=threshold,
-            deadline=Deadline.after(services().settings.request_deadline_s),
-            request_id=request_id,
-            client="recognize",
-        )
-    )
     with structlog.contextvars.bound_contextvars(request_id=request_id):
-        note_recognition(services().audit, result)
+        result = services().recognition.recognize(
+            RecognitionRequest(
+                image=photo.read_bytes(),
+                domain=clean_name(domain, "domain"),
+                top_k=top_k,
+                threshold=threshold,
+                deadline=Deadline.after(services().settings.request_deadline_s),
+                request_id=request_id,
+                client="recognize",
+            ),
+            lambda found: note_recognition(services().audit, found),
+        )
     answer = build_answer(result, request_id=request_id, elapsed_s=time.monotonic() - started_s)
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))

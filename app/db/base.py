@@ -1,16 +1,24 @@
 """What all tables have in common."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import DateTime, LargeBinary, MetaData, Text
+from sqlalchemy import CheckConstraint, DateTime, LargeBinary, MetaData, Text
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
 from app.vision.faces import Float32Array
+
+UNIT_TOLERANCE: Final = 1e-3
+"""An embedding that is farther from unit length was not normalised."""
+
+
+def unit_embedding() -> CheckConstraint:
+    """The constraint that the table's `embedding` has unit length; `vector` itself refuses what is not finite."""
+    return CheckConstraint(f"abs(vector_norm(embedding) - 1) <= {UNIT_TOLERANCE}", name="embedding")
 
 
 class Embedding(TypeDecorator[Float32Array]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, text, update
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import ApiKey, AuditChain, Domain, GalleryChange, Person
 from app.db.partitions import create_partition, drop_partition, index_name
+from app.db.session import Database, fetch_raw
 from app.errors import ContractMismatch, DomainExists, DomainNotFound
 from app.names import as_uuid
 
@@ -79,28 +80,43 @@ class Gallery:
         _require_contract(self.name, self.contract, contract)
 
 
+_GALLERY_SQL: Final = """
+SELECT d.id, d.uid, d.name, d.model, d.contract, d.dimension, d.template_count,
+    coalesce(i.indisvalid AND i.indisready, false), d.complete, d.cache_epoch
+FROM (
+    SELECT * FROM domains WHERE name = %(name)s OR uid = %(uid)s ORDER BY (name = %(name)s) DESC LIMIT 1
+) AS d
+LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass('{}' || d.id || '{}')
+""".format(*index_name(0).split("0"))  # noqa: S608 - constants
+
+
 def load_gallery(session: Session, domain: str) -> Gallery:
     """The domain of that name or, where none has it, of that `uid`; in one round trip.
 
     Raises:
         DomainNotFound: no such domain.
     """
-    row = session.execute(
-        text(
-            "SELECT d.id, d.uid, d.name, d.model, d.contract, d.dimension, d.template_count,"
-            " coalesce(i.indisvalid AND i.indisready, false), d.complete, d.cache_epoch"
-            " FROM (SELECT * FROM domains WHERE name = :name OR uid = :uid ORDER BY (name = :name) DESC LIMIT 1) AS d"
-            " LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(CAST(:prefix AS text) || d.id || :suffix)"
-        ),
-        {
-            "name": domain,
-            "uid": as_uuid(domain),
-            **dict(zip(("prefix", "suffix"), index_name(0).split("0"), strict=True)),
-        },
-    ).one_or_none()
-    if row is None:
+    return _gallery(fetch_raw(session, _GALLERY_SQL, _gallery_values(domain)), domain)
+
+
+def look_up_gallery(database: Database, domain: str, timeout_s: float | None = None) -> Gallery:
+    """As `load_gallery`, in a transaction of its own.
+
+    Raises:
+        DomainNotFound: no such domain.
+        DatabaseError: as `Database.transaction`.
+    """
+    return _gallery(database.ask(_GALLERY_SQL, _gallery_values(domain), timeout_s), domain)
+
+
+def _gallery_values(domain: str) -> dict[str, object]:
+    return {"name": domain, "uid": as_uuid(domain)}
+
+
+def _gallery(rows: list[tuple[Any, ...]], domain: str) -> Gallery:
+    if not rows:
         raise _not_found(domain)
-    return Gallery(*row)
+    return Gallery(*rows[0])
 
 
 def find_domain(session: Session, domain: str) -> Domain:

@@ -1,12 +1,9 @@
 """Brings a database's schema to the version of this program."""
 
-from functools import cache
 from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -44,35 +41,6 @@ def downgrade(engine: Engine, revision: str) -> None:
     with translated_errors(), engine.begin() as connection:
         take_turn(connection)
         command.downgrade(_config(connection), revision)
-
-
-def current_revision(engine: Engine) -> str | None:
-    """The database's revision; None before the first migration.
-
-    Raises:
-        DatabaseUnavailable: no connection.
-    """
-    with translated_errors(), engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-@cache
-def head_revision() -> str:
-    """The revision that this program expects."""
-    head = ScriptDirectory.from_config(_config(None)).get_current_head()
-    assert head is not None
-    return head
-
-
-def require_head(engine: Engine) -> None:
-    """Check that the schema is the one that this program expects.
-
-    Raises:
-        DatabaseUnavailable: no connection, or another revision.
-    """
-    found = current_revision(engine)
-    if found != head_revision():
-        raise DatabaseUnavailable(f"The database's schema is {found or 'missing'}, not {head_revision()}: migrate it.")
 
 
 def take_turn(connection: Connection) -> None:

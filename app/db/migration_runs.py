@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.orm import Session
 
-from app.db.models import MigrationRun
+from app.db.models import Domain, MigrationRun
 from app.db.session import Database
 from app.errors import MigrationRunning, MigrationUnfinished
 
@@ -200,8 +200,23 @@ def latest_run(session: Session, domain_id: int, domain: str) -> RunStatus | Non
     """The status of the domain's last run; None where nothing was ever migrated into it."""
     query = select(MigrationRun).where(MigrationRun.domain_id == domain_id).order_by(MigrationRun.id.desc()).limit(1)
     run = session.scalars(query).first()
-    if run is None:
-        return None
+    return None if run is None else _status(session, run, domain)
+
+
+def latest_runs(session: Session, *, limit: int) -> list[tuple[str, RunStatus]]:
+    """The last run of each domain within reach, with the domain's name; those that have gone on last stand first."""
+    last = select(func.max(MigrationRun.id)).group_by(MigrationRun.domain_id)
+    query = (
+        select(MigrationRun, Domain.name)
+        .join(Domain, Domain.id == MigrationRun.domain_id)
+        .where(MigrationRun.id.in_(last))
+        .order_by(MigrationRun.updated_at.desc(), MigrationRun.id)
+        .limit(limit)
+    )
+    return [(domain, _status(session, run, domain)) for run, domain in session.execute(query)]
+
+
+def _status(session: Session, run: MigrationRun, domain: str) -> RunStatus:
     abandoned = run.state == "running" and not _is_locked(session, domain)
     return RunStatus(
         source=run.source_name,

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, Embedding
+from app.db.base import Base, Embedding, unit_embedding
 from app.db.session_models import FaceSession, FaceSessionFrame
 from app.db.work_models import Job, JobFile, ReferencePhoto
 from app.vision.faces import Float32Array
@@ -123,6 +124,8 @@ class Person(Base):
     label: Mapped[str]
     display_name: Mapped[str]
     external_id: Mapped[str | None]
+    # What a search by name looks through (migration 0008).
+    searched: Mapped[str] = mapped_column(Computed("searched_names(label, display_name, external_id)", persisted=True))
     # `metadata` is a name that SQLAlchemy keeps for itself.
     attributes: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=text("'{}'"), default=dict)
     # What datasets may still call them: labels from before a change, or of persons who were merged into them.
@@ -152,6 +155,7 @@ class FaceEmbedding(Base):
         # Enrolling a picture twice is harmless. The digest stands first: it also finds a picture in the whole domain.
         UniqueConstraint("domain_id", "image_sha256", "person_id", name="face_embeddings_image_key"),
         Index("face_embeddings_person_idx", "domain_id", "person_id"),
+        unit_embedding(),
         {"postgresql_partition_by": "LIST (domain_id)"},
     )
 
@@ -193,6 +197,7 @@ class FaceRejection(Base):
         UniqueConstraint("domain_id", "person_id", "image_sha256", "face", name="face_rejections_image_key"),
         Index("face_rejections_actual_person_idx", "domain_id", "actual_person_id"),
         CheckConstraint("person_id <> actual_person_id", name="persons"),
+        unit_embedding(),
     )
 
     domain_id: Mapped[int] = mapped_column(primary_key=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+import numpy as np
 from pgvector import Vector
-from sqlalchemy import select, text
+from sqlalchemy import Uuid, select, text
 from sqlalchemy.orm import Session
 
+from app.db.base import Embedding
 from app.db.domains import Gallery
 from app.db.models import FaceEmbedding
 from app.db.partitions import gone_means_deleted, partition_name
@@ -51,6 +53,15 @@ _EVERY_OTHER_SQL: Final = """
 _NEAR_OTHERS_SQL: Final = """
     SELECT person_id, 1 + (embedding <#> own.embedding) AS d FROM {table} WHERE person_id <> one.id
     ORDER BY CAST(embedding AS halfvec({d})) <=> CAST(own.embedding AS halfvec({d})) LIMIT :rows
+"""
+_TEMPLATES_SQL: Final = """
+SELECT one.id, own.id, own.embedding
+FROM unnest(CAST(:persons AS uuid[])) AS one (id)
+CROSS JOIN LATERAL (
+    SELECT id, embedding, created_at FROM {table}
+    WHERE domain_id = :domain_id AND person_id = one.id ORDER BY created_at DESC, id LIMIT :templates
+) AS own
+ORDER BY one.id, own.created_at DESC, own.id
 """
 _PERSONS_SQL: Final = """
 SELECT p.id, (
@@ -165,6 +176,28 @@ def persons_after(
     values = {"domain_id": gallery.domain_id, "after": after or UUID(int=0), "limit": limit, "templates": templates}
     with gone_means_deleted():
         return [(person_id, count) for person_id, count in session.execute(statement, values)]
+
+
+def templates_of(
+    session: Session, gallery: Gallery, persons: Sequence[UUID], *, templates: int
+) -> dict[UUID, tuple[list[UUID], Float32Array]]:
+    """The newest templates of these persons: ids, and float32, (N, D); without those who have none.
+
+    Args:
+        templates: of each, so many at most.
+
+    Raises:
+        DomainNotFound: the domain was deleted meanwhile.
+    """
+    statement = text(_TEMPLATES_SQL.format(table=partition_name(gallery.domain_id))).columns(
+        owner=Uuid(), id=Uuid(), embedding=Embedding()
+    )
+    values = {"persons": list(persons), "domain_id": gallery.domain_id, "templates": templates}
+    found: dict[UUID, list[tuple[UUID, Float32Array]]] = {}
+    with gone_means_deleted():
+        for owner, template_id, embedding in session.execute(statement, values):
+            found.setdefault(owner, []).append((template_id, embedding))
+    return {owner: ([id_ for id_, _ in own], np.stack([vector for _, vector in own])) for owner, own in found.items()}
 
 
 def _ask(session: Session, statement: str, values: dict[str, Any], *, ef_search: int | None) -> Sequence[Any]:

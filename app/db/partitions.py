@@ -24,9 +24,10 @@ HNSW_EF_CONSTRUCTION: Final = 64
 # Of pgvector's graph in memory, beside the vector: the element, and its neighbours at the lowest level (2 m of 16 bytes) and
 # above.
 _GRAPH_BYTES_PER_ROW: Final = 1000
-# The server's operator knows its memory better than we do.
+# The server's operator knows its memory better than we do. A graph that does not fit is built on the disk from there on: of a
+# million vectors of 512 dimensions, which need 2 GB, one with 1 GB was not done after a quarter of an hour.
 _BUILD_MEMORY_FACTOR: Final = 4
-_BUILD_MEMORY_MAX_KB: Final = 1024 * 1024
+_BUILD_MEMORY_MAX_KB: Final = 4 * 1024 * 1024
 
 # A statement that waits for one of these locks makes later searches wait behind it.
 _DDL_LOCK_TIMEOUT: Final = "5s"
@@ -80,7 +81,7 @@ def create_partition(session: Session, domain_id: int, dimension: int) -> None:
     with as_owner(session):
         session.execute(
             text(
-                f"CREATE TABLE {table} (LIKE face_embeddings INCLUDING DEFAULTS INCLUDING STORAGE,"
+                f"CREATE TABLE {table} (LIKE face_embeddings INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING CONSTRAINTS,"
                 f" CONSTRAINT {table}_domain_check CHECK (domain_id = {int(domain_id)}),"
                 f" CONSTRAINT {table}_dimension_check CHECK (vector_dims(embedding) = {int(dimension)}))"
             )
@@ -201,6 +202,8 @@ def gone_means_deleted() -> Generator[None]:
     """
     try:
         yield
+    except psycopg.errors.UndefinedTable as error:
+        raise DomainNotFound("The domain was deleted.") from error
     except ProgrammingError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise DomainNotFound("The domain was deleted.") from error

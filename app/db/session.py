@@ -2,11 +2,12 @@
 
 import math
 import os
+import select
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,17 +15,33 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy.exc
 from pgvector.psycopg import register_vector
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import Settings
 from app.db.places import Places, share_of
+from app.db.prepared import correct, prepared
 from app.db.server_files import embedded_url
 from app.db.server_size import RESERVED_CONNECTIONS
-from app.db.unit import APP_ROLE, Unit, current_unit, enter, working
-from app.errors import DatabaseBusy, DatabaseDisabled, DatabaseError, DatabaseTimeout, DatabaseUnavailable
+from app.db.unit import APP_ROLE, Unit, current_unit, enter_sql, working
+from app.errors import (
+    DatabaseBusy,
+    DatabaseDisabled,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    FacedexError,
+    InvalidEmbedding,
+)
 from app.tenancy import current_reach
 
+# An execution option: what a transaction's connection is told as it begins.
+_ENTER: Final = "facedex_enter"
+# A mark on a connection of the pool that was made a moment ago.
+_NEW: Final = "facedex_new"
+# A statement that takes long to plan is kept by the server where a connection has used it so often before. Not from the first
+# use on: of searches in a thousand domains, a connection would keep one after the other, and drop them again.
+_COSTLY_FROM: Final = 1
 _POOL_RECYCLE_S: Final = 1_800
 # The server's own limit comes first; a server that does not keep to it, being stopped or hung, is given up this much later.
 _GRACE_S: Final = 1.0
@@ -113,6 +130,7 @@ class Database:
         self._most = self._size if reserved else share_of(self._size)
         self._process = self._started()
         self._reserve: Database | None = None
+        self._here = threading.local()
 
     @property
     def reserve(self) -> "Database":
@@ -151,7 +169,8 @@ class Database:
             DatabaseUnavailable: no connection, or it was lost; nothing of the block is stored, unless the connection
                 was lost during the commit itself.
             DatabaseTimeout: a statement, or the wait for a lock, took too long; nothing of the block is stored.
-            sqlalchemy.exc.IntegrityError: a constraint was violated.
+            InvalidEmbedding: a vector that is not finite, or not of unit length.
+            sqlalchemy.exc.IntegrityError: another constraint was violated.
         """
         limit_s, settings = self._limits(timeout_s)
         if wait_s is not None:
@@ -162,6 +181,85 @@ class Database:
             return
         with self._begun(limit_s, settings, wait_s) as session:
             yield session
+
+    def ask(self, statement: str, values: Mapping[str, Any], timeout_s: float | None = None) -> list[tuple[Any, ...]]:
+        """A transaction of one statement, to the server and back once: what is small costs little else than its way.
+
+        In the block of a `bare_transaction` it is the last statement of that, and commits it.
+
+        Args:
+            statement: as of the driver, with `%(name)s` for each value, and one of few: a connection keeps the plan of each.
+            timeout_s: as of `transaction`.
+
+        Returns:
+            its rows; what it has changed is committed.
+
+        Raises: as `transaction`.
+        """
+        if current_unit(self) is not None:
+            with self.transaction(timeout_s) as session:
+                return fetch_raw(session, statement, values)
+        limit_s, settings = self._limits(timeout_s)
+        begin = f"BEGIN; {enter_sql(current_reach(), settings)}"
+        if (begun := self._begun_here()) is not None:
+            with translated_errors(), patience(limit_s + _GRACE_S):
+                limit = f"SET LOCAL statement_timeout = {max(1, round(limit_s * 1000))}"
+                return _finish(begun.connection, limit, statement, values, anew=begin)
+        with self._driver_connection(limit_s) as connection:
+            return _finish(connection, begin, statement, values, anew=begin)
+
+    @contextmanager
+    def bare_transaction(
+        self, timeout_s: float | None = None, settings: Mapping[str, str] | None = None
+    ) -> Generator["Session | BareTransaction"]:
+        """As `transaction`, for reading by `fetch_raw`: what a session of SQLAlchemy does around it takes as long as a search.
+
+        What is to be stored is stored by `ask`, in the block; a connection that is lost at its end takes nothing away from
+        what was read.
+
+        Args:
+            timeout_s: as of `transaction`.
+            settings: of the server, for this transaction.
+
+        Raises: as `transaction`.
+        """
+        limit_s, limits = self._limits(timeout_s)
+        settings = limits | dict(settings or {})
+        if (unit := current_unit(self)) is not None:
+            with translated_errors(), unit.joined(settings) as session:
+                yield session
+            return
+        with self._driver_connection(limit_s) as connection:
+            connection.execute(f"BEGIN; {enter_sql(current_reach(), settings)}".encode())
+            begun = BareTransaction(connection, settings)
+            self._here.begun = begun
+            try:
+                yield begun
+            finally:
+                self._here.begun = None
+            if begun.is_open:
+                with suppress(psycopg.Error):
+                    connection.commit()
+
+    def _begun_here(self) -> "BareTransaction | None":
+        """This thread's bare transaction, while nothing has ended it."""
+        begun: BareTransaction | None = getattr(self._here, "begun", None)
+        return begun if begun is not None and begun.is_open else None
+
+    @contextmanager
+    def _driver_connection(self, limit_s: float) -> Generator[psycopg.Connection[Any]]:
+        """A connection of the pool; what was begun with it and is not committed is rolled back."""
+        with self._place(limit_s), translated_errors(), patience(limit_s + _GRACE_S):
+            pooled = self.engine.raw_connection()
+            connection = pooled.driver_connection
+            assert isinstance(connection, psycopg.Connection)
+            try:
+                yield connection
+            finally:
+                lost = connection.closed
+                pooled.close()
+                if lost:  # so are the others, most likely: a host that has vanished closes none
+                    self.engine.dispose()
 
     @contextmanager
     def unit_of_work(self, timeout_s: float | None = None) -> Generator[Session]:
@@ -235,8 +333,7 @@ class Database:
         Raises:
             DatabaseUnavailable, DatabaseTimeout: it does not answer, or was not migrated.
         """
-        # Here, because migrations need connections, and only this needs migrations.
-        from app.db.migrate import require_head
+        from app.db.schema import require_head  # here, since that needs connections
 
         with self._place(_READY_WITHIN_S), patience(_READY_WITHIN_S):
             require_head(self.engine)
@@ -284,21 +381,44 @@ class Database:
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
-            enter(session, current_reach(), settings)
+            session.connection(execution_options={_ENTER: enter_sql(current_reach(), settings)})
             yield session
 
     def _pooled_engine(self) -> Engine:
-        return _engine(
+        engine = _engine(
             database_url(self._settings),
             self._settings,
             timeout_s=self._settings.db_statement_timeout_s,
+            # The driver would begin transactions in a turn of its own.
+            driver_begins=False,
+            poolclass=_Pool,
             pool_size=self._size,
             max_overflow=0,
             pool_timeout=self._settings.db_pool_timeout_s,
-            pool_pre_ping=True,
             pool_recycle=_POOL_RECYCLE_S,
             pool_use_lifo=True,
         )
+        event.listen(engine, "checkout", _require_connected)
+        event.listen(engine, "begin", _begin)
+        return engine
+
+
+class _Pool(QueuePool):
+    """A pool that, once it was given up, closes what comes back to it: such connections would lie in it, open, until somebody
+    collects it.
+    """
+
+    _is_given_up = False
+
+    def dispose(self) -> None:
+        """Close those that nobody uses; the others follow. An engine has another pool from then on."""
+        self._is_given_up = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if self._is_given_up:  # looked at afterwards: whoever gave it up may just have missed this one
+            super().dispose()
 
 
 def unpooled_engine(settings: Settings, *, timeout_s: float) -> Engine:
@@ -326,6 +446,84 @@ def set_local(session: Session | Connection, **values: str) -> None:
     session.execute(text(f"SELECT {calls}"), values)
 
 
+@dataclass(frozen=True, slots=True)
+class BareTransaction:
+    """A transaction for `fetch_raw` alone; ends with the block that it was made in.
+
+    Attributes:
+        connection: the driver's.
+        settings: of the server, which it was begun with.
+    """
+
+    connection: psycopg.Connection[Any]
+    settings: Mapping[str, str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can still be done in it."""
+        return self.connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
+
+def _finish(
+    connection: psycopg.Connection[Any], before: str, statement: str, values: Mapping[str, Any], *, anew: str
+) -> list[tuple[Any, ...]]:
+    """The rows of the statement, after which the transaction is committed.
+
+    Args:
+        before: what is said first, in the same text.
+        anew: in its place, where what the connection had prepared is gone, and nothing of the transaction is left.
+    """
+    with psycopg.ClientCursor(connection) as cursor:
+        try:
+            cursor.execute(f"{before}; {prepared(connection, statement)}; COMMIT".encode(), values)
+        except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement) as error:
+            connection.rollback()
+            correct(connection, statement, is_there=isinstance(error, psycopg.errors.DuplicatePreparedStatement))
+            cursor.execute(f"{anew}; {prepared(connection, statement)}; COMMIT".encode(), values)
+        cursor.set_result(-2)  # before that of COMMIT
+        return _rows(cursor)
+
+
+def fetch_raw(
+    session: Session | BareTransaction,
+    query: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    costly: bool = False,
+) -> list[tuple[Any, ...]]:
+    """All rows of a statement, by the driver's own cursor: for the few that every request makes.
+
+    What SQLAlchemy does around a statement takes several times as long as the server's round trip. `%(name)b` in the query
+    is sent as binary: a vector as text takes half a millisecond to write and to read.
+
+    Args:
+        costly: to plan: the server keeps the plan from the connection's second use of the statement on, not from its sixth.
+
+    Raises:
+        psycopg.Error: as the driver says it; `translated_errors` knows them.
+    """
+    if isinstance(session, BareTransaction):
+        raw = session.connection
+    else:
+        session.flush()
+        raw = session.connection().connection.driver_connection  # type: ignore[assignment]
+        assert isinstance(raw, psycopg.Connection)
+    with raw.cursor() as cursor:
+        usual = raw.prepare_threshold
+        try:
+            if costly and usual is not None:  # None: it keeps nothing
+                raw.prepare_threshold = _COSTLY_FROM
+            cursor.execute(query.encode(), parameters)
+        finally:
+            raw.prepare_threshold = usual
+        return _rows(cursor)
+
+
+def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """All of its result, if it is one of rows. `description` would tell too, and make an object for each column."""
+    return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
+
+
 def _dispose(engine: Engine, pid: int) -> None:
     """Close an engine's connections, in the process that they belong to."""
     if pid == os.getpid():
@@ -344,10 +542,10 @@ def translated_errors() -> Generator[None]:
         if translated is None:
             raise
         raise translated from error
-    except psycopg.Error as error:
+    except psycopg.Error as error:  # of a statement that went past SQLAlchemy: callers know one kind of errors
         translated = _translated(error, lost=False)
         if translated is None:
-            raise
+            raise sqlalchemy.exc.DBAPIError.instance(None, None, error, psycopg.Error, hide_parameters=True) from error
         raise translated from error
 
 
@@ -361,13 +559,22 @@ def driver_reason(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def _translated(error: BaseException | None, *, lost: bool) -> DatabaseError | None:
+def _is_unusable_embedding(error: psycopg.Error) -> bool:
+    """Whether a vector was refused: by its table's constraint, or by pgvector, whose words alone tell it from other data."""
+    if isinstance(error, psycopg.errors.CheckViolation):
+        return (error.diag.constraint_name or "").endswith("_embedding_check")
+    return isinstance(error, psycopg.errors.DataException) and "not allowed in vector" in str(error)
+
+
+def _translated(error: BaseException | None, *, lost: bool) -> FacedexError | None:
     """The error of ours that says the same; None where it is a mistake of the caller's or of the program's."""
     if not isinstance(error, psycopg.Error):
         return None
     state = error.sqlstate or ""
     if state in _TIMEOUTS:
         return DatabaseTimeout(_TIMEOUTS[state])
+    if _is_unusable_embedding(error):
+        return InvalidEmbedding("An embedding is not a vector of unit length.")
     # Without a state the server said nothing: the connection failed or broke, or its address has options that there are not.
     silent = not state and isinstance(error, psycopg.OperationalError | psycopg.ProgrammingError)
     if lost or silent or state.startswith(_UNAVAILABLE_CLASSES):
@@ -375,7 +582,7 @@ def _translated(error: BaseException | None, *, lost: bool) -> DatabaseError | N
     return None
 
 
-def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> Engine:
+def _engine(url: URL, settings: Settings, *, timeout_s: float, driver_begins: bool = True, **pool: Any) -> Engine:
     options = {
         "statement_timeout": round(timeout_s * 1000),
         "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_S * 1000,
@@ -391,6 +598,7 @@ def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> E
         connect_args={
             "connect_timeout": settings.db_connect_timeout_s,
             "application_name": "facedex",
+            "autocommit": not driver_begins,
             **_DEAD_PEER_OPTIONS,
             "options": f"{given if isinstance(given, str) else ' '.join(given)} {flags}".strip(),
         },
@@ -400,6 +608,31 @@ def _engine(url: URL, settings: Settings, *, timeout_s: float, **pool: Any) -> E
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "connect", _register_vector)
     return engine
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction, together with what it is to be said first, in one round trip."""
+    first = connection.get_execution_options().get(_ENTER)
+    connection.exec_driver_sql(f"BEGIN; {first}" if first else "BEGIN")
+
+
+def _require_connected(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Have the pool make a new connection in place of one that the server has closed.
+
+    A look at the socket, where `pool_pre_ping` asks the server. To a connection that waits in the pool nothing is sent: what
+    there is to be read is its end, or tells at least that the server is not what it was.
+
+    Raises:
+        DisconnectionError: it is no more.
+    """
+    if record.info.pop(_NEW, False):  # of a server that closes them all, the first statement has to tell
+        return
+    if connection.closed:
+        raise sqlalchemy.exc.DisconnectionError
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+    if poll.poll(0):
+        raise sqlalchemy.exc.DisconnectionError
 
 
 def _connect(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
@@ -413,16 +646,17 @@ def _connect(_dialect: object, _record: object, _args: object, parameters: dict[
     return _BoundedConnection.connect(**parameters)
 
 
-def _register_vector(connection: psycopg.Connection[Any], _record: object) -> None:
+def _register_vector(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
     """Teach the connection the type `vector`, where the database has it: before the first migration it has not."""
-    connection.autocommit = True
+    usual, connection.autocommit = connection.autocommit, True
     try:
         known = connection.execute("SELECT to_regtype('vector') IS NOT NULL").fetchone()
         if known is not None and known[0]:
             register_vector(connection)
             # Loads the library: until then its settings (hnsw.ef_search) are not known, and setting them is not checked.
             connection.execute("SELECT CAST('[0]' AS vector)")
-        connection.autocommit = False
+        connection.autocommit = usual
+        record.info[_NEW] = True
     except BaseException:
         connection.close()  # the pool does not know it yet
         raise

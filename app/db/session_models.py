@@ -8,7 +8,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, Embedding
+from app.db.base import Base, Embedding, unit_embedding
 from app.vision.faces import Float32Array
 
 
@@ -56,6 +56,7 @@ class FaceSessionFrame(Base):
     """A good frame of a session that is open. `picture` is kept only where pictures are (STORE_IMAGES)."""
 
     __tablename__ = "face_session_frames"
+    __table_args__ = (unit_embedding(),)
 
     session_id: Mapped[UUID] = mapped_column(ForeignKey("face_sessions.id", ondelete="CASCADE"), primary_key=True)
     frame: Mapped[int] = mapped_column(primary_key=True)

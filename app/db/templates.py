@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.base import UNIT_TOLERANCE
 from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
 from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding, Person
@@ -19,8 +20,6 @@ from app.db.partitions import partition_name
 from app.errors import ContractMismatch, InvalidEmbedding
 from app.vision.faces import Box, Float32Array, UInt8Array
 
-# Anything farther from unit length was not normalised.
-_UNIT_TOLERANCE: Final = 1e-3
 # An embedder normalises in float32: its vectors are within this of unit length, and stay as they are, bit for bit.
 _ROUNDING: Final = 1e-6
 
@@ -70,7 +69,7 @@ def unit_vectors(vectors: Sequence[Float32Array] | Float32Array, dimension: int)
     array = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     # Written so that NaN fails too.
-    if not np.all(np.abs(norms - 1.0) <= _UNIT_TOLERANCE):
+    if not np.all(np.abs(norms - 1.0) <= UNIT_TOLERANCE):
         raise InvalidEmbedding("An embedding is not a vector of unit length.")
     norms[np.abs(norms - 1.0) <= _ROUNDING] = 1.0
     units: Float32Array = (array / norms).astype(np.float32)
@@ -166,7 +165,7 @@ def copy_templates(session: Session, domain_id: int, batch: TemplateBatch) -> No
 
     Raises:
         ContractMismatch, InvalidEmbedding: as `unit_vectors`.
-        psycopg.IntegrityError: an unknown person, or a picture that the person has already.
+        sqlalchemy.exc.IntegrityError: an unknown person, or a picture that the person has already.
     """
     domain = session.get_one(Domain, domain_id)
     units = unit_vectors(batch.embeddings, domain.dimension)

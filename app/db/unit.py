@@ -80,12 +80,15 @@ def working(unit: Unit) -> Generator[None]:
 
 
 def enter(session: Session, reach: Reach, settings: Mapping[str, str]) -> None:
-    """Become the role without rights of its own, with this reach, until the transaction ends; in one round trip.
+    """Become the role without rights of its own, with this reach, until the transaction ends; in one round trip."""
+    session.execute(text(enter_sql(reach, settings)))
 
-    Not by `set_config`, whose SELECT would rule out a change of the isolation level.
-    """
+
+def enter_sql(reach: Reach, settings: Mapping[str, str]) -> str:
+    """What `enter` says to the server; has no values that would have to be quoted."""
+    # Not by `set_config`, whose SELECT would rule out a change of the isolation level.
     # Literals: what stands between the quotes is letters, digits, commas, hyphens and the asterisk (`Reach`).
     values = {"facedex.domains": reach.as_setting, "facedex.client": reach.client, **settings}
     quoted = {name: value if value == _DEFAULT else f"'{value}'" for name, value in values.items()}
     statements = "; ".join(f"SET LOCAL {name} = {value}" for name, value in quoted.items())
-    session.execute(text(f"SET LOCAL ROLE {APP_ROLE}; {statements}"))
+    return f"SET LOCAL ROLE {APP_ROLE}; {statements}"

@@ -8,26 +8,29 @@ Two kinds of persons are no candidates at all: who is not valid now, and who was
 probe than any of their templates is.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from pgvector import Vector
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from app.db.domains import Gallery
 from app.db.partitions import gone_means_deleted, partition_name
-from app.db.session import set_local
+from app.db.session import BareTransaction, fetch_raw
 from app.db.templates import unit_vectors
 from app.vision.faces import Float32Array
 
 # Enough for a person with many templates, few enough to be sorted in passing.
 _EXACT_ROWS_PER_PERSON: Final = 30
-# A person has some templates; so many rows hold about as many persons as are asked for.
-_HNSW_ROWS_PER_PERSON: Final = 10
+# A person has some templates. As many rows are looked at as the index has candidates anyway: they hold as many persons as are
+# asked for in most galleries, and another search for more persons takes far longer than they do.
+_HNSW_ROWS_PER_PERSON: Final = 4
+_MORE_HNSW_ROWS: Final = 8
 _MAX_EF_SEARCH: Final = 1_000  # pgvector's
 
 VALID_NOW_SQL: Final = (
@@ -52,7 +55,7 @@ class SearchOptions:
         top_k: persons to return per probe.
         threshold: largest cosine distance (0 to 2) that counts as the same person's.
         margin: least lead, in distance, of the first person over the second.
-        exact_max_rows: up to so many templates a partition is scanned (SEARCH_EXACT_MAX_ROWS).
+        exact_max_rows: up to so many templates a partition is scanned (`Settings.exact_max_rows`).
         ef_search: length of HNSW's list of candidates (SEARCH_EF).
     """
 
@@ -90,13 +93,16 @@ class ProbeHits:
 
 
 def search(
-    session: Session, gallery: Gallery, probes: Float32Array | Sequence[Float32Array], options: SearchOptions
+    session: Session | BareTransaction,
+    gallery: Gallery,
+    probes: Float32Array | Sequence[Float32Array],
+    options: SearchOptions,
 ) -> list[ProbeHits]:
     """Find the nearest persons for every probe, in one round trip where the partition is small.
 
     Args:
         session: a transaction; settings that the search needs end with it.
-        gallery: of `load_gallery`, in the same transaction.
+        gallery: of `load_gallery` or `look_up_gallery`, of a moment ago.
         probes: float32, (F, D), unit length.
         options: how to search.
 
@@ -111,7 +117,7 @@ def search(
     if len(units) == 0 or gallery.template_count == 0:
         return [ProbeHits((), SearchPath.EXACT)] * len(units)
     with gone_means_deleted():
-        if gallery.template_count <= options.exact_max_rows or not gallery.index_valid:
+        if not _has_use_for_index(gallery, options):
             return _exact(session, gallery, units, options, SearchPath.EXACT)
         return _through_index(session, gallery, units, options)
 
@@ -125,7 +131,7 @@ SELECT probe.n, near.horizon, EXISTS (
     WHERE rejection.domain_id = :domain_id AND rejection.person_id = near.person_id
         AND 1 + (rejection.embedding <#> probe.v) <= :threshold AND 1 + (rejection.embedding <#> probe.v) < seen.nearest
 ), person.id, person.label, person.display_name, near.nearest, seen.occurrences, seen.mean
-FROM unnest(CAST(:probes AS vector[])) WITH ORDINALITY AS probe (v, n)
+FROM (VALUES {probes}) AS probe (n, v)
 CROSS JOIN LATERAL ({near}) AS near
 CROSS JOIN LATERAL (
     SELECT id, label, display_name FROM persons WHERE domain_id = :domain_id AND id = near.person_id
@@ -142,24 +148,28 @@ CROSS JOIN LATERAL (
 ) AS seen
 ORDER BY probe.n, near.nearest, person.id
 """
+# The order is by the very expression that is selected: else each distance would be computed twice.
 _NEAREST_PERSONS_SQL: Final = """
-    SELECT person_id, min(d) AS nearest, max(max(d)) OVER () AS horizon
+    SELECT person_id, 1 + min(negative) AS nearest, 1 + max(max(negative)) OVER () AS horizon
     FROM (
-        SELECT person_id, 1 + (embedding <#> probe.v) AS d FROM {table} AS template WHERE {valid} {rows} OFFSET 0
+        SELECT person_id, embedding <#> probe.v AS negative FROM {table} AS template WHERE {valid} {rows} OFFSET 0
     ) AS template
     GROUP BY person_id ORDER BY nearest, person_id LIMIT :top_k
 """
 # Whoever is not valid now is left out within the search, by the clock of the database: they push nobody out of the nearest.
+# In many domains nobody has a limit: then no row is looked at for it, which is a tenth of a scan.
+_NOBODY_HAS_A_LIMIT_SQL: Final = """(SELECT NOT EXISTS (
+    SELECT FROM persons WHERE domain_id = :domain_id AND (valid_from IS NOT NULL OR valid_until IS NOT NULL)
+))"""
 # A scan meets every row: those who are not valid are gathered once, and each row is looked up among them. By way of `unnest`,
 # which the planner takes for short: it hashes them, however many there are.
-_VALID_IN_SCAN_SQL: Final = f"""person_id NOT IN (SELECT unnest(ARRAY(
+_VALID_IN_SCAN_SQL: Final = f"""({_NOBODY_HAS_A_LIMIT_SQL} OR person_id NOT IN (SELECT unnest(ARRAY(
     SELECT id FROM persons
     WHERE domain_id = :domain_id AND (valid_from IS NOT NULL OR valid_until IS NOT NULL) AND NOT {VALID_NOW_SQL}
-)))"""  # noqa: S608 - constants
-# The index gives few rows: each person is looked up, unless nobody in the domain has a limit.
-_VALID_IN_INDEX_SQL: Final = f"""((SELECT NOT EXISTS (
-    SELECT FROM persons WHERE domain_id = :domain_id AND (valid_from IS NOT NULL OR valid_until IS NOT NULL)
-)) OR (SELECT {VALID_NOW_SQL} FROM persons WHERE domain_id = :domain_id AND id = template.person_id))"""  # noqa: S608 - constants
+))))"""  # noqa: S608 - constants
+# The index gives few rows: each person is looked up.
+_VALID_IN_INDEX_SQL: Final = f"""({_NOBODY_HAS_A_LIMIT_SQL}
+    OR (SELECT {VALID_NOW_SQL} FROM persons WHERE domain_id = :domain_id AND id = template.person_id))"""  # noqa: S608 - constants
 # No index serves this order: the partition is scanned.
 EXACT_ROWS_SQL: Final = "ORDER BY embedding <#> probe.v LIMIT :rows"
 # This is the index's expression and operator, to the letter.
@@ -190,7 +200,7 @@ class _Found:
 
 
 def _exact(
-    session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions, path: SearchPath
+    session: Session | BareTransaction, gallery: Gallery, units: Float32Array, options: SearchOptions, path: SearchPath
 ) -> list[ProbeHits]:
     """Scan the partition; again with room for more persons, for the probes that some were rejected for.
 
@@ -206,7 +216,9 @@ def _exact(
     return [ProbeHits(one.persons[: options.top_k], path) for one in found]
 
 
-def _scan(session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions) -> list[_Found]:
+def _scan(
+    session: Session | BareTransaction, gallery: Gallery, units: Float32Array, options: SearchOptions
+) -> list[_Found]:
     """The nearest `top_k` persons, and those of them who were rejected.
 
     A few rows per person are kept. Where so few persons hold all of them that `top_k` is not reached, the scan is repeated
@@ -222,15 +234,23 @@ def _scan(session: Session, gallery: Gallery, units: Float32Array, options: Sear
     return found
 
 
-def _through_index(session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions) -> list[ProbeHits]:
+def _through_index(
+    session: Session | BareTransaction, gallery: Gallery, units: Float32Array, options: SearchOptions
+) -> list[ProbeHits]:
     """Ask the index, and scan the partition for the probes of which it leaves a doubt."""
-    rows = min(max(options.ef_search, _HNSW_ROWS_PER_PERSON * options.top_k), _MAX_EF_SEARCH)
+    rows = _ef_search(options)
     insist_on_index(session, rows)
     found = _run(session, gallery, units, options, HNSW_ROWS_SQL, rows)
+    # Of persons with many templates, the rows hold but a few.
+    more = min(_MORE_HNSW_ROWS * rows, _MAX_EF_SEARCH)
+    if more > rows and (crowded := [n for n, one in enumerate(found) if one.met < options.top_k]):
+        insist_on_index(session, more)
+        for n, one in zip(crowded, _run(session, gallery, units[crowded], options, HNSW_ROWS_SQL, more), strict=True):
+            found[n] = one
     hits = [ProbeHits(one.persons, SearchPath.HNSW) for one in found]
     doubtful = [n for n, one in enumerate(found) if one.rejected or not is_clear(one.persons, one.horizon, options)]
     if doubtful:
-        set_local(session, enable_seqscan="on")
+        fetch_raw(session, _ALLOW_SCANS_SQL)
         confirmed = _exact(session, gallery, units[doubtful], options, SearchPath.HNSW_THEN_EXACT)
         for n, exact in zip(doubtful, confirmed, strict=True):
             hits[n] = exact
@@ -255,33 +275,56 @@ def is_clear(persons: Sequence[PersonHit], horizon: float, options: SearchOption
     return first <= options.threshold - options.margin and second - first >= 2 * options.margin
 
 
-def insist_on_index(session: Session, ef_search: int) -> None:
-    """Until the transaction ends, the planner scans no table where an index serves, whatever its statistics say."""
+# No parameter makes a difference to the plan (`search_sql`): the server need not make five for those it is given before it
+# tries one for all. Else the first ten searches of each connection in each domain take up to twice as long as later ones.
+_PLAN_ONCE: Final = {"plan_cache_mode": "force_generic_plan"}
+_ALLOW_SCANS_SQL: Final = "SELECT set_config('enable_seqscan', 'on', true)"
+
+
+def search_settings(gallery: Gallery, options: SearchOptions) -> dict[str, str]:
+    """What to begin a transaction with that is made for a search: else the search has to say it in a turn of its own."""
+    index = _index_settings(_ef_search(options)) if _has_use_for_index(gallery, options) else {}
+    return index | _PLAN_ONCE
+
+
+def _has_use_for_index(gallery: Gallery, options: SearchOptions) -> bool:
+    return gallery.index_valid and gallery.template_count > options.exact_max_rows
+
+
+def _ef_search(options: SearchOptions) -> int:
+    return min(max(options.ef_search, _HNSW_ROWS_PER_PERSON * options.top_k), _MAX_EF_SEARCH)
+
+
+def _index_settings(ef_search: int) -> dict[str, str]:
     # With the iterative scan, rows deleted but not yet vacuumed do not use up the list of candidates.
-    set_local(
-        session,
-        enable_seqscan="off",
-        hnsw__ef_search=str(ef_search),
-        hnsw__iterative_scan="relaxed_order",
-    )
+    return {"enable_seqscan": "off", "hnsw.ef_search": str(ef_search), "hnsw.iterative_scan": "relaxed_order"}
+
+
+def insist_on_index(session: Session | BareTransaction, ef_search: int) -> None:
+    """Until the transaction ends, the planner scans no table where an index serves, whatever its statistics say."""
+    settings = _index_settings(ef_search)
+    if isinstance(session, BareTransaction) and settings.items() <= session.settings.items():
+        return
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    fetch_raw(session, f"SELECT {calls}")
 
 
 def _run(
-    session: Session, gallery: Gallery, units: Float32Array, options: SearchOptions, rows_sql: str, rows: int
+    session: Session | BareTransaction,
+    gallery: Gallery,
+    units: Float32Array,
+    options: SearchOptions,
+    rows_sql: str,
+    rows: int,
 ) -> list[_Found]:
     """What is found for each probe, in one round trip."""
-    parameters = {
-        "probes": [Vector(unit) for unit in units],
-        "domain_id": gallery.domain_id,
-        "threshold": options.threshold,
-        "top_k": options.top_k,
-    }
-    if rows_sql:
-        parameters["rows"] = rows
+    parameters: dict[str, object] = {f"probe_{n}": Vector(unit) for n, unit in enumerate(units, 1)}
+    parameters["threshold"] = options.threshold
+    statement = _driver_sql(search_sql(gallery, rows_sql, probes=len(units), top_k=options.top_k, rows=rows))
     persons: list[list[PersonHit]] = [[] for _ in units]
     rejections = [0] * len(units)
     horizons = [0.0] * len(units)
-    for n, horizon, rejected, *person in session.execute(text(search_sql(gallery, rows_sql)), parameters):
+    for n, horizon, rejected, *person in fetch_raw(session, statement, parameters, costly=True):
         horizons[n - 1] = horizon
         if rejected:
             rejections[n - 1] += 1
@@ -290,14 +333,31 @@ def _run(
     return [_Found(tuple(kept), out, far) for kept, out, far in zip(persons, rejections, horizons, strict=True)]
 
 
-def search_sql(gallery: Gallery, rows_sql: str) -> str:
-    """The statement of a search in this gallery's partition."""
+def search_sql(gallery: Gallery, rows_sql: str, *, probes: int, top_k: int, rows: int) -> str:
+    """The statement of a search in this gallery's partition, with the parameters `:probe_1` and so on, and `:threshold`.
+
+    Everything that the plan depends on is part of the text, the number of probes too: a plan for all parameters is as good as
+    one for these. To plan takes as long as the index: a connection does it twice, and keeps the second one (`fetch_raw`).
+    """
+    return _search_sql(int(gallery.domain_id), int(gallery.dimension), rows_sql, int(probes), int(top_k), int(rows))
+
+
+@lru_cache(maxsize=1024)
+def _search_sql(domain_id: int, dimension: int, rows_sql: str, probes: int, top_k: int, rows: int) -> str:
     # The names and numbers that become part of the text are integers of our own.
-    table = partition_name(gallery.domain_id)
+    table = partition_name(domain_id)
     valid = _VALID_IN_INDEX_SQL if rows_sql == HNSW_ROWS_SQL else _VALID_IN_SCAN_SQL
-    rows = rows_sql.format(dimension=int(gallery.dimension))
-    near = _NEAREST_PERSONS_SQL.format(table=table, valid=valid, rows=rows)
-    return _SEARCH_SQL.format(table=table, near=near)
+    near = _NEAREST_PERSONS_SQL.format(table=table, valid=valid, rows=rows_sql.format(dimension=dimension))
+    values = ", ".join(f"({n}, CAST(:probe_{n} AS vector))" for n in range(1, probes + 1))
+    statement = _SEARCH_SQL.format(table=table, near=near, probes=values)
+    for name, value in (("domain_id", domain_id), ("top_k", top_k), ("rows", rows)):
+        statement = statement.replace(f":{name}", str(value))
+    return statement
+
+
+@lru_cache(maxsize=1024)
+def _driver_sql(statement: str) -> str:
+    return re.sub(r":(probe_\d+)", r"%(\1)b", statement).replace(":threshold", "%(threshold)s")
 
 
 def _hit(person_id: UUID, label: str, name: str, nearest: float, occurrences: int, mean: float | None) -> PersonHit:

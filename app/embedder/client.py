@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from app.errors import (
     FacedexError,
     ImageQuarantined,
     ImageTooLarge,
+    InvalidEmbedding,
     InvalidImage,
     InvalidRequest,
     ModelUnavailable,
@@ -30,7 +32,7 @@ from app.errors import (
     WorkerCrashed,
     WorkerTimeout,
 )
-from app.vision.faces import Analysis, Effort, Embed
+from app.vision.faces import Analysis, Box, Effort, Embed
 
 _ERRORS_BY_CODE: Final[dict[str, type[FacedexError]]] = {
     error.code: error
@@ -38,6 +40,7 @@ _ERRORS_BY_CODE: Final[dict[str, type[FacedexError]]] = {
         EmbedderError,
         ImageQuarantined,
         ImageTooLarge,
+        InvalidEmbedding,
         InvalidImage,
         InvalidRequest,
         ModelUnavailable,
@@ -92,6 +95,7 @@ class EmbedderClient:
 
         Raises:
             ImageError: the picture cannot be read, or workers have died of it.
+            InvalidEmbedding: the model makes nothing of one of its faces.
             PoolBusy: the queue is full, or the picture has waited in it for EMBEDDER_QUEUE_S or, in the background, until the
                 deadline.
             WorkerTimeout: no answer before the deadline.
@@ -100,33 +104,23 @@ class EmbedderClient:
             ModelUnavailable: the model cannot be loaded.
             EmbedderUnavailable: nothing listens at the address.
         """
-        sha256 = hashlib.sha256(image).hexdigest()
+        job = self._job(image, deadline, client, request_id, embed=embed, model=(model or "")[:NAME_MAX_CHARS])
+        return load_analysis(self._run_patiently(replace(job, background=background, effort=effort), image))
 
-        def job(*, again: bool) -> Job:
-            return Job(
-                sha256=sha256,
-                length=len(image),
-                deadline=deadline,
-                embed=embed,
-                model=(model or "")[:NAME_MAX_CHARS],
-                client=client[:NAME_MAX_CHARS],
-                request_id=request_id[:NAME_MAX_CHARS],
-                again=again,
-                early=len(image) <= _EARLY_MAX_BYTES and self.address.startswith("unix:"),
-                background=background,
-                effort=effort,
-            )
+    def thumbnail(self, image: bytes, box: Box, *, deadline: Deadline, request_id: str = "", client: str = "") -> bytes:
+        """Make a small picture of a face, in the background.
 
-        try:
-            return load_analysis(self._run(job(again=False), image))
-        except WorkerCrashed:
-            if deadline.expired:
-                raise
-        try:
-            return load_analysis(self._run(job(again=True), image))
-        except WorkerCrashed:
-            self._ask({"op": "examine", "sha256": sha256})  # says so where the picture is to blame
-            raise
+        Args:
+            image, deadline, request_id, client: as of `analyze`.
+            box: the face, in pixels of the picture as a viewer shows it.
+
+        Returns:
+            a WebP file, as `app.vision.thumbnails` makes it.
+
+        Raises: as `analyze`.
+        """
+        job = self._job(image, deadline, client, request_id, embed="none", model="")
+        return self._run_patiently(replace(job, background=True, thumbnail=box), image)
 
     def status(self, *, timeout_s: float = _QUESTION_S) -> PoolStatus:
         """What each worker is doing.
@@ -163,6 +157,32 @@ class EmbedderClient:
             EmbedderError: as `status`.
         """
         return int(self._ask({"op": "clear_quarantine", "sha256": sha256})[0]["cleared"])
+
+    def _job(self, image: bytes, deadline: Deadline, client: str, request_id: str, *, embed: Embed, model: str) -> Job:
+        return Job(
+            sha256=hashlib.sha256(image).hexdigest(),
+            length=len(image),
+            deadline=deadline,
+            embed=embed,
+            model=model,
+            client=client[:NAME_MAX_CHARS],
+            request_id=request_id[:NAME_MAX_CHARS],
+            again=False,
+            early=len(image) <= _EARLY_MAX_BYTES and self.address.startswith("unix:"),
+        )
+
+    def _run_patiently(self, job: Job, image: bytes) -> bytes:
+        """The answer; asked for once more where the first worker died of something."""
+        try:
+            return self._run(job, image)
+        except WorkerCrashed:
+            if job.deadline.expired:
+                raise
+        try:
+            return self._run(replace(job, again=True), image)
+        except WorkerCrashed:
+            self._ask({"op": "examine", "sha256": job.sha256})  # says so where the picture is to blame
+            raise
 
     def _run(self, job: Job, image: bytes) -> bytes:
         if job.deadline.expired:

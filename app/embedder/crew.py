@@ -1,6 +1,5 @@
 """The workers of one model, and the jobs that wait for them."""
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -17,8 +16,6 @@ from app.embedder.workers import Slot, WorkerProcess
 
 log = structlog.stdlib.get_logger("facedex.worker")
 
-# Workers of one age are not all replaced at the same time.
-_RECYCLE_JITTER: Final = 0.1
 _POLL_S: Final = 0.002
 
 
@@ -194,15 +191,13 @@ class Crew:
 
     def _recycle(self, slot: Slot, process: WorkerProcess) -> None:
         """Start a successor for a worker that has done enough; it goes on working until that one can."""
-        if slot.successor is not None or process is not slot.process:
-            return
-        if any(other.successor for other in self.slots):  # one at a time: each needs the memory of another model
-            return
-        if monotonic() < slot.restart_at_s:  # the last one could not be started, or not load the model
-            return
         limits = self._limits
-        jobs = limits.jobs * (1 + _RECYCLE_JITTER * random.Random(process.pid).random())  # noqa: S311 - no secret
-        if (limits.jobs and process.jobs >= jobs) or (limits.rss_bytes and process.rss_bytes > limits.rss_bytes):
+        worn = limits.jobs and process.jobs >= limits.jobs * process.endurance
+        if not worn and not (limits.rss_bytes and process.rss_bytes > limits.rss_bytes):
+            return
+        if process is not slot.process or any(other.successor for other in self.slots):
+            return  # one at a time: each needs the memory of another model
+        if monotonic() >= slot.restart_at_s:  # else the last one could not be started, or not load the model
             slot.successor = self._start(slot)
 
     def _hand_over(self, slot: Slot) -> None:

@@ -1,24 +1,26 @@
 """One job of the pool, as it crosses the sockets."""
 
 import re
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import astuple, dataclass
+from typing import Any, Self
 
 from app.deadline import Deadline
 from app.embedder.framing import Message
 from app.embedder.protocol import EFFORTS, EMBED_MODES
 from app.errors import InvalidImage, InvalidRequest, UploadTooLarge
-from app.vision.faces import Effort, Embed
+from app.vision.faces import Box, Effort, Embed
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME_MAX_CHARS = 200
 # No request of anybody's takes so long; a worker must not be anyone's for longer.
 _DEADLINE_MAX_S = 3600.0
+# No format has sides as long as this.
+_COORDINATE_MAX = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A picture that somebody wants analysed.
+    """A picture that somebody wants analysed, or a small picture of a face of.
 
     Attributes:
         sha256: of the picture's file, in hexadecimal.
@@ -32,6 +34,7 @@ class Job:
         early: the picture follows at once: it is short enough to lie in the socket until a worker reads it.
         background: it takes what others leave (`lanes.py`); always where `effort` is `thorough`.
         effort: how hard faces are looked for.
+        thumbnail: the face that a small picture is wanted of; None where the faces themselves are wanted.
     """
 
     sha256: str
@@ -45,6 +48,14 @@ class Job:
     early: bool = False
     background: bool = False
     effort: Effort = "usual"
+    thumbnail: Box | None = None
+
+    @property
+    def way(self) -> str:
+        """What is done with the picture: workers may die of the one and not of the other."""
+        if self.thumbnail is not None:
+            return "thumbnail"
+        return self.embed if self.effort == "usual" else f"{self.embed}/{self.effort}"
 
     def __post_init__(self) -> None:
         if self.effort == "thorough":  # as long as many pictures: with all workers at it, nobody would be recognised
@@ -69,6 +80,7 @@ class Job:
             "early": self.early,
             "background": self.background,
             "effort": self.effort,
+            "thumbnail": None if self.thumbnail is None else list(astuple(self.thumbnail)),
         }
 
     @classmethod
@@ -97,6 +109,7 @@ class Job:
                 early=bool(message["early"]),
                 background=bool(message["background"]),
                 effort=message["effort"],
+                thumbnail=_box(message["thumbnail"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest("The pool was asked for something that is no job.") from error
@@ -109,6 +122,16 @@ class Job:
         if max_bytes is not None and job.length > max_bytes:
             raise UploadTooLarge(f"At most {max_bytes} bytes are accepted.")
         return job
+
+
+def _box(value: Any) -> Box | None:
+    """The box of a message. Raises TypeError or ValueError where it is none."""
+    if value is None:
+        return None
+    box = Box(*map(int, value))
+    if min(box.w, box.h) < 1 or max(map(abs, astuple(box))) > _COORDINATE_MAX:
+        raise ValueError("not a box")
+    return box
 
 
 def is_digest(value: object) -> bool:

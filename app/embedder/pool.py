@@ -178,7 +178,9 @@ class Pool:
         burying = any(crew.is_burying for crew in self._crews.values())
         next_due_s = min(crew.lanes.next_due_s() for crew in self._crews.values()) - time.monotonic()
         events = self._selector.select(max(0.0, min(_BURYING_TICK_S if burying else _TICK_S, next_due_s)))
-        for key, _ in sorted(events, key=lambda event: event[0].data[0]):
+        if len(events) > 1:
+            events.sort(key=lambda event: event[0].data[0])
+        for key, _ in events:
             if self._selector.get_map().get(key.fd) is key:  # unless what came before has settled it
                 key.data[1]()
         for crew in self._crews.values():
@@ -321,7 +323,7 @@ class Pool:
             reply(connection, error_message(EmbedderError("The worker pool could not answer; its log says why.")))
 
     def _status(self) -> PoolStatus:
-        return pool_status(self._crews.values(), self._default, len(self._quarantine.held()))
+        return pool_status(self._metrics, self._crews.values(), self._default, len(self._quarantine.held()))
 
     def _refuse(self, waiting: Waiting, error: FacedexError) -> None:
         """Answer a job that no worker gets."""

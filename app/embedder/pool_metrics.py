@@ -37,3 +37,14 @@ class PoolMetrics:
 
     def _histogram(self, name: str, documentation: str, labels: list[str]) -> Histogram:
         return Histogram(name, documentation, labels, registry=self._registry, buckets=_SECONDS)
+
+
+def counted(counter: Counter, label: str) -> dict[str, int]:
+    """A counter's values by one of its labels, the others added up."""
+    values: dict[str, int] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                name = sample.labels[label]
+                values[name] = values.get(name, 0) + int(sample.value)
+    return values

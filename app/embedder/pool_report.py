@@ -5,17 +5,25 @@ from collections.abc import Iterable
 
 from app.embedder.crew import Crew
 from app.embedder.lanes import LANES, lane_of
-from app.embedder.pool_metrics import PoolMetrics
+from app.embedder.pool_metrics import PoolMetrics, counted
 from app.embedder.status import PoolStatus, WorkerStatus
 from app.embedder.workers import STATES, Slot
 
 
-def pool_status(crews: Iterable[Crew], default_model: str, quarantined: int) -> PoolStatus:
-    """What each worker is doing."""
+def pool_status(metrics: PoolMetrics, crews: Iterable[Crew], default_model: str, quarantined: int) -> PoolStatus:
+    """What each worker is doing, and what has become of jobs and workers so far."""
     crews = list(crews)
     workers = tuple(_worker_status(slot) for crew in crews for slot in crew.slots)
     waiting = {lane: sum(crew.lanes.length(lane) for crew in crews) for lane in LANES}
-    return PoolStatus(default_model, workers, waiting["ordinary"], waiting["background"], quarantined)
+    return PoolStatus(
+        default_model,
+        workers,
+        waiting["ordinary"],
+        waiting["background"],
+        quarantined,
+        restarts=counted(metrics.ends, "cause"),
+        jobs=counted(metrics.jobs, "outcome"),
+    )
 
 
 def exposition(metrics: PoolMetrics, crews: Iterable[Crew], quarantined: int) -> bytes:

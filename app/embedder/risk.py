@@ -57,5 +57,4 @@ class Risks:
         self._quarantine.strike(job.sha256, cause, deed[1])
 
     def _deed(self, job: Job) -> _Deed:
-        way = f"{job.model or self._default_model}/{job.embed}"
-        return job.sha256, way if job.effort == "usual" else f"{way}/{job.effort}"
+        return job.sha256, f"{job.model or self._default_model}/{job.way}"

@@ -1,6 +1,7 @@
 """What the pool says of itself."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -48,6 +49,8 @@ class PoolStatus:
         queue_length: ordinary jobs that wait.
         background_queue_length: jobs in the background that wait.
         quarantined: pictures that no worker gets any more.
+        restarts: since the pool was started, how many workers were replaced, by cause.
+        jobs: since then, how many ended, by outcome: `ok`, or the error's code.
     """
 
     default_model: str
@@ -55,14 +58,13 @@ class PoolStatus:
     queue_length: int
     background_queue_length: int
     quarantined: int
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    jobs: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Of what the pool answered."""
-        workers = tuple(WorkerStatus(**worker) for worker in data["workers"])
-        return cls(
-            data["default_model"], workers, data["queue_length"], data["background_queue_length"], data["quarantined"]
-        )
+        return cls(**data | {"workers": tuple(WorkerStatus(**worker) for worker in data["workers"])})
 
     @property
     def contract(self) -> str | None:

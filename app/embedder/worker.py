@@ -26,7 +26,7 @@ from app.embedder.job import Job
 from app.embedder.protocol import dump_analysis
 from app.errors import FacedexError, InvalidRequest, WorkerTimeout
 from app.vision.engine import FaceEngine, load_engine
-from app.vision.faces import Analysis
+from app.vision.faces import Analysis, Box
 from app.vision.packs import InstalledPack, PackStore
 
 log = structlog.stdlib.get_logger("facedex.worker")
@@ -41,7 +41,6 @@ _MIB: Final = 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 # Of all processes, the kernel should take a worker when memory runs out: it is replaced at once.
 _OOM_SCORE_ADJ: Final = "500"
-_STATM: Final = Path("/proc/self/statm")
 
 
 def run_worker(
@@ -61,17 +60,21 @@ def run_worker(
             _tell(control, {"event": "failed", "problem": _load_problem(error)})
             return EXIT_NOT_LOADED
         gc.freeze()  # what is there now stays: the collector need not look at it again
-        _tell(control, {"event": "loaded", "contract": engine.pack.manifest.contract.id, "rss_bytes": _rss_bytes()})
-        return Worker(control, settings, engine).run()
+        _give_back_memory()
+        memory = _Memory()
+        contract = engine.pack.manifest.contract.id
+        _tell(control, {"event": "loaded", "contract": contract, "rss_bytes": memory.resident_bytes()})
+        return Worker(control, settings, engine, memory).run()
 
 
 class Worker:
     """A worker with its model loaded."""
 
-    def __init__(self, control: socket.socket, settings: Settings, engine: FaceEngine) -> None:
+    def __init__(self, control: socket.socket, settings: Settings, engine: FaceEngine, memory: "_Memory") -> None:
         self._control = control
         self._settings = settings
         self._engine = engine
+        self._memory = memory
 
     def run(self) -> int:
         """Take jobs until there are no more; the exit code."""
@@ -92,7 +95,8 @@ class Worker:
                     self._control.close()
                     log.error("[WORKER] Out of memory")
                     return EXIT_OUT_OF_MEMORY
-                _tell(self._control, {"event": "done", "outcome": outcome, "rss_bytes": _rss_bytes()})
+                done = {"event": "done", "outcome": outcome, "rss_bytes": self._memory.resident_bytes()}
+                _tell(self._control, done)
                 if analysis is not None:  # last: by now nobody waits for this worker
                     _log_faces(analysis, time.monotonic() - started_s)
 
@@ -117,6 +121,8 @@ class Worker:
                 raise WorkerTimeout("The deadline passed before the picture was looked at.")
             if hashlib.sha256(image).hexdigest() != job.sha256:  # else one picture could be blamed for another's harm
                 raise InvalidRequest("The picture is not the one that was announced.")
+            if job.thumbnail is not None:
+                return "ok", encode({}, self._thumbnail(image, job.thumbnail)), None
             analysis = self._engine.analyze(
                 image,
                 max_pixels=self._settings.max_image_pixels,
@@ -124,6 +130,7 @@ class Worker:
                 deadline=job.deadline,
                 effort=job.effort,
             )
+            return "ok", encode({}, dump_analysis(analysis)), analysis
         except FacedexError as error:
             log.info(f"[WORKER] Refused: {error.code}")
             return error.code, encode(error_message(error)), None
@@ -133,7 +140,11 @@ class Worker:
             log.exception("[WORKER] Job failed")
             problem = {"error": "embedder_error", "message": "The worker failed on this picture; its log says why."}
             return "embedder_error", encode(problem), None
-        return "ok", encode({}, dump_analysis(analysis)), analysis
+
+    def _thumbnail(self, image: bytes, box: Box) -> bytes:
+        from app.vision.thumbnails import make_thumbnail  # OpenCV is not for the pool's master
+
+        return make_thumbnail(image, box, max_pixels=self._settings.max_image_pixels)
 
 
 def error_message(error: FacedexError) -> Message:
@@ -154,6 +165,13 @@ def _load(packs: PackStore, model: str, load: LoadEngine) -> FaceEngine:
     engine = load(packs.get(model))
     log.info(f"[WORKER] Model {model} loaded in {time.monotonic() - started_s:.2f}s", pid=os.getpid())
     return engine
+
+
+def _give_back_memory() -> None:
+    """What only loading needed, a seventh of what a worker holds, goes back to the system; glibc would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _load_problem(error: Exception) -> str:
@@ -188,6 +206,13 @@ def _tell(control: socket.socket, event: Message) -> None:
     control.send(json.dumps(event).encode())
 
 
-def _rss_bytes() -> int:
-    """Resident memory, proc(5)."""
-    return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+class _Memory:
+    """What this process holds, proc(5): it is looked up after each job. To be made after the fork."""
+
+    def __init__(self) -> None:
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._page_bytes = resource.getpagesize()
+
+    def resident_bytes(self) -> int:
+        """Resident memory."""
+        return int(os.pread(self._statm, 128, 0).split()[1]) * self._page_bytes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -31,6 +32,9 @@ _GONE_WITHIN_S: Final = 2.0
 _RESTART_FIRST_S: Final = 0.5
 _RESTART_MAX_S: Final = 15.0
 
+# Workers of one age are not all replaced at the same time.
+_ENDURANCE_MAX: Final = 1.1
+
 _EXIT_CAUSES: Final = {EXIT_OUT_OF_MEMORY: "memory", EXIT_NOT_LOADED: "not_loaded"}
 
 
@@ -50,6 +54,7 @@ class WorkerProcess:
         at_risk: whether it is the first to do with its picture what it does.
         retired: whether another has its place, and it only ends what it is doing.
         gone_s: when it closed its end of the socket.
+        endurance: of the jobs after which a worker is replaced, it does so many times as many.
     """
 
     pid: int
@@ -66,6 +71,7 @@ class WorkerProcess:
     at_risk: bool = False
     retired: bool = False
     gone_s: float | None = None
+    endurance: float = field(default_factory=lambda: random.uniform(1.0, _ENDURANCE_MAX))  # noqa: S311 - no secret
 
     @classmethod
     def fork(cls, run: Callable[[socket.socket], int], release: Callable[[], None]) -> "WorkerProcess":

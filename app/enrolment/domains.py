@@ -1,5 +1,6 @@
 """Domains: create, list, report, delete."""
 
+import builtins
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,17 +13,17 @@ from app.audit import record, record_domain
 from app.config import Settings
 from app.datasets.store import DatasetStore
 from app.db.domains import create_domain
-from app.db.migration_runs import RunStatus, latest_run
+from app.db.migration_runs import RunStatus, latest_run, latest_runs
 from app.db.models import Domain, Person
 from app.db.partitions import IndexState, index_state, rebuild_index
 from app.db.references import PhotoCounts, photo_counts
 from app.db.session import Database
 from app.db.templates import recount_templates
 from app.enrolment.lookup import find_domain
-from app.errors import DatasetExists, DomainNotFound
+from app.errors import DatasetExists, DomainNotFound, ModelError
 from app.names import clean_name
 from app.pages import Page, decode_cursor, encode_cursor
-from app.vision.packs import PackStore
+from app.vision.packs import Licence, PackStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class DomainStatus:
         search: `exact` or `hnsw`, the way its searches begin.
         complete: false until the first migration into it has finished.
         migration: the last one; None where no dataset was ever moved into it.
+        licence: of its model pack; None where that is not installed.
     """
 
     info: DomainInfo
@@ -56,6 +58,7 @@ class DomainStatus:
     search: str
     complete: bool
     migration: RunStatus | None
+    licence: Licence | None
 
     @property
     def migrated_share(self) -> float:
@@ -120,6 +123,15 @@ class DomainService:
         more = len(found) > limit
         return Page(found[:limit], encode_cursor(found[limit - 1].name) if more else None)
 
+    def get(self, name: str) -> DomainInfo:
+        """One domain, by name or id, as lists have it.
+
+        Raises:
+            DomainNotFound: no such domain.
+        """
+        with self._database.transaction() as session:
+            return _info(find_domain(session, name))
+
     def report(self, name: str) -> DomainStatus:
         """The status report of a domain, by name or id.
 
@@ -130,11 +142,23 @@ class DomainService:
             domain = find_domain(session, name)
             persons = session.scalar(select(func.count()).select_from(Person).where(Person.domain_id == domain.id)) or 0
             index = index_state(session, domain.id)
-            small = domain.template_count <= self._settings.search_exact_max_rows
+            small = domain.template_count <= self._settings.exact_max_rows(domain.dimension)
             search = "exact" if small or not index.valid else "hnsw"
             migration = latest_run(session, domain.id, domain.name)
             photos = photo_counts(session, domain.id)
-            return DomainStatus(_info(domain), persons, photos, index, search, domain.complete, migration)
+            licence = self._licence(domain.model)
+            return DomainStatus(_info(domain), persons, photos, index, search, domain.complete, migration, licence)
+
+    def _licence(self, model: str) -> Licence | None:
+        try:
+            return self._packs.get(model).manifest.licence
+        except ModelError:
+            return None
+
+    def migrations(self, *, limit: int) -> builtins.list[tuple[str, RunStatus]]:
+        """The last migration into each domain, with the domain's name; those that have gone on last stand first."""
+        with self._database.transaction() as session:
+            return latest_runs(session, limit=limit)
 
     def reports(self) -> Iterator[DomainStatus]:
         """The status report of every domain, for an examination."""

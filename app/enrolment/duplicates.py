@@ -4,18 +4,15 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db.domains import Gallery, load_gallery
-from app.db.models import Person
-from app.db.neighbours import Pair, near_pairs, persons_after, scans
+from app.db.domains import load_gallery
+from app.db.neighbours import Pair, near_pairs, scans
 from app.db.session import Database
+from app.enrolment.examining import names_of, next_persons
+from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonRef, find_domain
-from app.errors import InvalidRequest
-from app.names import as_uuid
-from app.pages import decode_cursor, encode_cursor
 from app.vision.packs import PackStore
 
 # What a page costs is bounded by the templates that it looks at, each with a search; and where they are compared with all
@@ -44,6 +41,7 @@ class DuplicatePage:
         examined: how many persons were compared with all others.
         truncated: there are more pairs than are shown: the threshold is too large.
         threshold: the largest cosine distance of a pair.
+        pictured: of whom among them a picture was kept.
         next_cursor: None where all persons have been examined.
     """
 
@@ -51,16 +49,18 @@ class DuplicatePage:
     examined: int
     truncated: bool
     threshold: float
+    pictured: frozenset[UUID]
     next_cursor: str | None
 
 
 class DuplicateService:
     """Looks for persons who were enrolled twice."""
 
-    def __init__(self, settings: Settings, database: Database, packs: PackStore) -> None:
+    def __init__(self, settings: Settings, database: Database, packs: PackStore, images: ImageStore) -> None:
         self._settings = settings
         self._database = database
         self._packs = packs
+        self._images = images
 
     def find(self, domain: str, *, limit: int, cursor: str | None, threshold: float | None = None) -> DuplicatePage:
         """Compare at most `limit` persons with all others; fewer where they have many templates.
@@ -73,11 +73,17 @@ class DuplicateService:
             InvalidRequest: the cursor is not one of ours.
             UnknownModel: the domain's model pack is not installed, and no threshold was given.
         """
-        after = None if cursor is None else _decoded(cursor)
         with self._database.transaction() as session:
-            gallery = load_gallery(session, find_domain(session, domain).name)
+            of = find_domain(session, domain)
+            domain_uid, gallery = of.uid, load_gallery(session, of.name)
             bound = self._packs.get(gallery.model).manifest.calibration.threshold if threshold is None else threshold
-            persons, more = self._next_persons(session, gallery, after, limit)
+            budget = _TEMPLATES_PER_PAGE
+            exact_max_rows = self._settings.exact_max_rows(gallery.dimension)
+            if scans(gallery, exact_max_rows):
+                budget = min(budget, _COMPARISONS_PER_PAGE // max(1, gallery.template_count))
+            persons, next_cursor = next_persons(
+                session, gallery, cursor, limit=limit, budget=budget, templates=_TEMPLATES_PER_PERSON
+            )
             found = near_pairs(
                 session,
                 gallery,
@@ -85,44 +91,19 @@ class DuplicateService:
                 threshold=bound,
                 templates=_TEMPLATES_PER_PERSON,
                 pairs=_PAIRS_PER_PAGE + 1,
-                exact_max_rows=self._settings.search_exact_max_rows,
+                exact_max_rows=exact_max_rows,
                 ef_search=self._settings.search_ef,
             )
             pairs = _named(session, gallery.domain_id, found[:_PAIRS_PER_PAGE])
-        next_cursor = encode_cursor(str(persons[-1])) if more else None
-        return DuplicatePage(pairs, len(persons), len(found) > _PAIRS_PER_PAGE, bound, next_cursor)
-
-    def _next_persons(
-        self, session: Session, gallery: Gallery, after: UUID | None, limit: int
-    ) -> tuple[list[UUID], bool]:
-        """Whom to examine now, one person at least where there is any, and whether there are more."""
-        budget = _TEMPLATES_PER_PAGE
-        if scans(gallery, self._settings.search_exact_max_rows):
-            budget = min(budget, _COMPARISONS_PER_PAGE // max(1, gallery.template_count))
-        waiting = persons_after(session, gallery, after, limit=limit + 1, templates=_TEMPLATES_PER_PERSON)
-        chosen: list[UUID] = []
-        for person_id, templates in waiting[:limit]:
-            budget -= templates
-            if chosen and budget < 0:
-                break
-            chosen.append(person_id)
-        return chosen, len(chosen) < len(waiting)
+        shown = {person.id for pair in pairs for person in (pair.first, pair.second)}
+        pictured = frozenset(person_id for person_id in shown if self._images.kept(domain_uid, person_id, 1))
+        return DuplicatePage(pairs, len(persons), len(found) > _PAIRS_PER_PAGE, bound, pictured, next_cursor)
 
 
 def _named(session: Session, domain_id: int, pairs: list[Pair]) -> list[DuplicatePair]:
-    wanted = {person_id for pair in pairs for person_id in (pair.first, pair.second)}
-    query = select(Person.id, Person.label, Person.display_name)
-    rows = session.execute(query.where(Person.domain_id == domain_id, Person.id.in_(wanted)))
-    names = {row[0]: PersonRef(*row) for row in rows}
+    names = names_of(session, domain_id, {person_id for pair in pairs for person_id in (pair.first, pair.second)})
     return [
         DuplicatePair(names[pair.first], names[pair.second], pair.distance)
         for pair in pairs
         if pair.first in names and pair.second in names  # deleted meanwhile
     ]
-
-
-def _decoded(cursor: str) -> UUID:
-    (after,) = decode_cursor(cursor, 1)
-    if (person_id := as_uuid(after)) is None:
-        raise InvalidRequest("The cursor is not one that this service gave.")
-    return person_id

@@ -24,7 +24,7 @@ from app.embedder.batch import pictures_at_once
 from app.enrolment.images import ImageStore
 from app.enrolment.lookup import PersonInfo, find_domain, find_person, find_person_or_none, read_person
 from app.enrolment.persons import add_person
-from app.enrolment.quality import check_quality, main_face
+from app.enrolment.quality import Grade, QualityScale, check_quality, main_face
 from app.enrolment.resemblance import Resemblance
 from app.enrolment.storing import known_face, known_picture, store_face
 from app.errors import (
@@ -59,6 +59,7 @@ class EnrolledFace:
     Attributes:
         image_sha256: hexadecimal; None where its picture was never seen.
         has_image: whether its picture was kept.
+        grade: what it is worth, by the bounds of now.
         warnings: what was noticed when it was enrolled; empty in lists.
     """
 
@@ -69,6 +70,7 @@ class EnrolledFace:
     image_sha256: str | None
     created_at: datetime
     has_image: bool = False
+    grade: Grade = Grade.UNKNOWN
     warnings: tuple[Resemblance, ...] = ()
 
 
@@ -188,6 +190,7 @@ class FaceService:
         with self._database.transaction() as session:
             found_domain = find_domain(session, domain)
             domain_id, uid = found_domain.id, found_domain.uid
+            scale = QualityScale.of(self._settings, self._packs, found_domain.model)
             person = find_person(session, domain_id, label)
             order = (FaceEmbedding.created_at, FaceEmbedding.id)
             query = select(FaceEmbedding).where(
@@ -196,7 +199,7 @@ class FaceService:
             if cursor is not None:
                 query = query.where(tuple_(*order) > tuple_(*_face_key(cursor)))
             rows = session.scalars(query.order_by(*order).limit(limit + 1))
-            found = [_info(row, has_image=self._images.find(uid, person.id, row.id) is not None) for row in rows]
+            found = [_info(row, scale, has_image=self._images.find(uid, person.id, row.id) is not None) for row in rows]
         more = len(found) > limit
         last = found[limit - 1] if more else None
         return Page(found[:limit], encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None)
@@ -300,7 +303,8 @@ class FaceService:
             if claim is not None:
                 keep_face(session, claim, digest, domain_id, template.id)
             picture.place(template.person_id, template.id)
-            return replace(_info(template, has_image=picture.path is not None), warnings=warnings)
+            scale = QualityScale(self._settings.enrol_min_face_px, manifest.min_sharpness)
+            return replace(_info(template, scale, has_image=picture.path is not None), warnings=warnings)
 
     def _done_before(
         self, session: Session, claim: Claim | None, domain_id: int, domain_uid: UUID, digest: bytes
@@ -312,7 +316,8 @@ class FaceService:
         row = session.get(FaceEmbedding, (domain_id, face_id))
         if row is None:
             raise FaceNotFound("The face was enrolled by this request, and deleted since.")
-        return _info(row, has_image=self._images.find(domain_uid, row.person_id, row.id) is not None)
+        scale = QualityScale.of(self._settings, self._packs, session.get_one(Domain, domain_id).model)
+        return _info(row, scale, has_image=self._images.find(domain_uid, row.person_id, row.id) is not None)
 
     def _person_or_none(self, domain_id: int, label: str) -> PersonInfo | None:
         try:
@@ -377,7 +382,7 @@ def _face_key(cursor: str) -> tuple[datetime, UUID]:
         raise InvalidRequest("The cursor is not one that this service gave.") from None
 
 
-def _info(row: FaceEmbedding, *, has_image: bool) -> EnrolledFace:
+def _info(row: FaceEmbedding, scale: QualityScale, *, has_image: bool) -> EnrolledFace:
     return EnrolledFace(
         id=row.id,
         box=Box(row.box_x, row.box_y, row.box_w, row.box_h),
@@ -386,4 +391,5 @@ def _info(row: FaceEmbedding, *, has_image: bool) -> EnrolledFace:
         image_sha256=row.image_sha256.hex() if row.image_sha256 else None,
         created_at=row.created_at,
         has_image=has_image,
+        grade=scale.grade(min(row.box_w, row.box_h), row.sharpness),
     )

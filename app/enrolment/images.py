@@ -2,14 +2,18 @@
 
 Ids only: neither names nor what a client called the file. A file is whole before the template's transaction commits, and
 removed where that fails; what a crash leaves in between is swept later.
+
+Beside a picture may lie the small one that was made of it, `<face's id>.thumbnail`: it moves and goes with the picture.
 """
 
+import errno
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -30,6 +34,9 @@ log = structlog.stdlib.get_logger("facedex.enrolment")
 _PART: Final = ".part-"
 # A file without a template is left alone for so long: its transaction may not have committed yet.
 _UNCOMMITTED_S: Final = 900.0
+_THUMBNAIL: Final = ".thumbnail"
+# So often a folder is emptied into which others go on writing.
+_REMOVALS: Final = 5
 
 
 class PlacedPicture:
@@ -86,7 +93,10 @@ class ImageStore:
             yield PlacedPicture(None)
             return
         with _typed():
-            picture = PlacedPicture(self._written(domain_uid, data))
+            folder = self._folder / str(domain_uid)
+            for made in (self._folder, folder):
+                made.mkdir(mode=0o700, parents=True, exist_ok=True)
+            picture = PlacedPicture(_written(folder, data))
         try:
             yield picture
         except BaseException:
@@ -116,6 +126,33 @@ class ImageStore:
         path = self.path(domain_uid, person_id, face_id)
         return path if path.is_file() else None
 
+    def kept(self, domain_uid: UUID, person_id: UUID, most: int) -> list[UUID]:
+        """Of which faces of a person there are pictures; of so many at most."""
+        try:
+            with os.scandir(self._folder / str(domain_uid) / str(person_id)) as entries:
+                return list(islice(filter(None, (as_uuid(entry.name) for entry in entries)), most))
+        except FileNotFoundError:
+            return []
+
+    def keep_thumbnail(self, picture: Path, data: bytes) -> None:
+        """Put a small picture beside the one that it was made of; or not, where that is gone by now.
+
+        Raises:
+            OSError: the disk is full, or the folder refuses.
+        """
+        target = thumbnail_of(picture)
+        try:
+            part = _written(picture.parent.parent, data)
+        except FileNotFoundError:  # the domain was deleted
+            return
+        try:
+            part.rename(target)
+        except FileNotFoundError:  # the person was erased, or merged
+            part.unlink(missing_ok=True)
+        # Who deletes the picture deletes this one behind it: one of the two sees the other's work.
+        if not picture.exists():
+            target.unlink(missing_ok=True)
+
     def has_any(self, domain_uid: UUID, person_id: UUID | None) -> bool:
         """Whether there may be pictures of a person, or with None of a domain."""
         folder = self._folder / str(domain_uid)
@@ -129,6 +166,7 @@ class ImageStore:
         """
         if picture.exists():
             picture.unlink(missing_ok=True)
+            thumbnail_of(picture).unlink(missing_ok=True)
             _sync_folder(picture.parent)
 
     def discard(self, picture: Path) -> None:
@@ -178,20 +216,10 @@ class ImageStore:
             removed += sum(_sweep_person(transaction, domain_id, person) for person in _folders(folder))
         return removed
 
-    def _written(self, domain_uid: UUID, data: bytes) -> Path:
-        folder = self._folder / str(domain_uid)
-        for made in (self._folder, folder):
-            made.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = folder / f"{_PART}{secrets.token_hex(8)}"
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        return part
+
+def thumbnail_of(picture: Path) -> Path:
+    """Where the small picture of a stored one lies, if it was made."""
+    return picture.with_name(picture.name + _THUMBNAIL)
 
 
 def content_type(path: Path) -> str:
@@ -202,6 +230,20 @@ def content_type(path: Path) -> str:
 def suffix(path: Path) -> str:
     """The ending of a file's name that goes with its content, such as `.jpg`."""
     return suffix_of(_head(path))
+
+
+def _written(folder: Path, data: bytes) -> Path:
+    """A file under a temporary name in a domain's folder, whole and durable."""
+    part = folder / f"{_PART}{secrets.token_hex(8)}"
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
 
 
 def _head(path: Path) -> bytes:
@@ -220,9 +262,10 @@ def _typed() -> Iterator[None]:
 def _sweep_person(transaction: Callable[[], AbstractContextManager[Session]], domain_id: int, folder: Path) -> int:
     """Delete a person's pictures without a template, and have those follow that are another's. Returns how many went."""
     try:
-        paths = list(folder.iterdir())
+        found = list(folder.iterdir())
     except FileNotFoundError:  # the person was erased meanwhile
         return 0
+    paths = [path for path in found if path.suffix != _THUMBNAIL]
     with transaction() as session:
         owners = _owners(session, domain_id, paths)
         if any(str(owner) != folder.name for owner in owners.values()):  # a merge was broken off
@@ -231,6 +274,7 @@ def _sweep_person(transaction: Callable[[], AbstractContextManager[Session]], do
                 if str(owner) != folder.name:
                     _move([path.name], folder, folder.parent / str(owner))
     removed = _delete([path for path in paths if path not in owners and _is_old(path)])
+    _delete([path for path in found if path.suffix == _THUMBNAIL and not path.with_suffix("").exists()])
     with suppress(OSError):
         folder.rmdir()  # where it is empty
     return removed
@@ -276,10 +320,19 @@ def _is_old(path: Path) -> bool:
 
 
 def _remove_tree(folder: Path) -> int:
-    """Delete a folder, durably. Returns how many pictures were in it, without those that were being written."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_PART)]
+    """Delete a folder, durably. Returns how many pictures were in it, without small ones and those that were being written."""
+    files = [path for path in folder.rglob("*") if as_uuid(path.name) is not None and path.is_file()]
     if folder.exists():
-        shutil.rmtree(folder)
+        for left in reversed(range(_REMOVALS)):
+            try:
+                shutil.rmtree(folder)
+                break
+            except FileNotFoundError:  # of a small picture that its maker has taken away
+                if not folder.exists():
+                    break
+            except OSError as error:  # a small picture was put there meanwhile
+                if error.errno != errno.ENOTEMPTY or not left:
+                    raise
         _sync_folder(folder.parent)
     return len(files)
 

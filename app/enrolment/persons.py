@@ -1,4 +1,4 @@
-"""Persons of a domain: create, list, find, change. `app/erasure` deletes them."""
+"""Persons of a domain: create, find, change. `app/enrolment/directory.py` lists them, `app/erasure` deletes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,14 +21,11 @@ from app.enrolment.lookup import (
     called,
     find_domain,
     find_person,
-    info_of,
     read,
     read_person,
-    select_persons,
 )
 from app.errors import MetadataTooLarge, PersonExists
 from app.names import clean_name
-from app.pages import Page, decode_cursor, encode_cursor
 
 T = TypeVar("T")
 
@@ -95,36 +92,6 @@ class PersonService:
         """
         with self._database.transaction() as session:
             return read(session, new_person(session, domain, label, display_name, details))
-
-    def list(
-        self, domain: str, *, limit: int, cursor: str | None, contains: str | None, external_id: str | None = None
-    ) -> Page[PersonInfo]:
-        """Persons by label.
-
-        Args:
-            contains: only those whose label or display name contains this, in any case of letters.
-            external_id: only the one whom another system calls so.
-
-        Raises:
-            DomainNotFound: no such domain.
-            InvalidRequest: the cursor is not one of ours.
-        """
-        with self._database.transaction() as session:
-            query = select_persons(find_domain(session, domain).id).order_by(Person.label).limit(limit + 1)
-            if cursor is not None:
-                (after,) = decode_cursor(cursor, 1)
-                query = query.where(Person.label > after)
-            if contains:
-                wanted = clean_name(contains, "search text")
-                query = query.where(
-                    Person.label.icontains(wanted, autoescape=True)
-                    | Person.display_name.icontains(wanted, autoescape=True)
-                )
-            if external_id is not None:
-                query = query.where(Person.external_id == clean_name(external_id, "external id"))
-            found = [info_of(*row) for row in session.execute(query)]
-        more = len(found) > limit
-        return Page(found[:limit], encode_cursor(found[limit - 1].label) if more else None)
 
     def get(self, domain: str, label: str) -> PersonInfo:
         """One person.

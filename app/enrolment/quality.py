@@ -1,9 +1,14 @@
-"""Which face of a picture is enrolled, and whether it is good enough. Pure."""
+"""Which face of a picture is enrolled, and whether it is good enough."""
 
 import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
 
-from app.errors import FaceBlurred, FaceTooSmall, NoFaceFound, SeveralFaces
+from app.config import Settings
+from app.errors import FaceBlurred, FaceTooSmall, InvalidPack, NoFaceFound, SeveralFaces, UnknownModel
 from app.vision.faces import Analysis, Face
+from app.vision.packs import PackStore
 
 # The main face has at least this many times the area of the next: a bystander in the background is smaller than that.
 MAIN_FACE_AREA_RATIO = 1.5
@@ -14,6 +19,54 @@ _OLD_PHOTO_SIZE_SHARE = 0.5
 # The same photo saved again, at another size or quality, is nearer to itself than this share of the pack's threshold; two
 # photos of one person hardly ever are.
 _SAME_PHOTO_SHARE = 0.01
+
+GOOD_SHARE: Final = 2
+"""Of what is asked of a template at least, so many times is good."""
+
+
+class Grade(StrEnum):
+    """What a template is worth, in a word."""
+
+    GOOD = "good"
+    FAIR = "fair"
+    """Enough."""
+
+    POOR = "poor"
+    """Smaller or less sharp than what is enrolled now: an old photo, or from before the bounds were raised."""
+
+    UNKNOWN = "unknown"
+    """Nobody here has measured it: its picture was never seen, or its model is not installed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityScale:
+    """What is asked of a domain's templates: the shorter side of the box in pixels, sharpness on its pack's scale.
+
+    Attributes:
+        min_sharpness: None where the pack is not installed.
+    """
+
+    min_face_px: int
+    min_sharpness: float | None
+
+    @classmethod
+    def of(cls, settings: Settings, packs: PackStore, model: str) -> "QualityScale":
+        """That of a domain with this model."""
+        try:
+            least: float | None = packs.get(model).manifest.min_sharpness
+        except (UnknownModel, InvalidPack):
+            least = None
+        return cls(settings.enrol_min_face_px, least)
+
+    def grade(self, size_px: int, sharpness: float) -> Grade:
+        """The grade of a template, as its row has it: zeros where something is not known."""
+        if self.min_sharpness is None or size_px <= 0 or sharpness <= 0:
+            return Grade.UNKNOWN
+        if size_px < self.min_face_px or sharpness < self.min_sharpness:
+            return Grade.POOR
+        if size_px < GOOD_SHARE * self.min_face_px or sharpness < GOOD_SHARE * self.min_sharpness:
+            return Grade.FAIR
+        return Grade.GOOD
 
 
 def is_same_photo(distance: float, threshold: float) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -11,6 +12,9 @@ from app.db.models import Domain, Person
 from app.db.neighbours import nearest_other, scans
 from app.enrolment.lookup import PersonRef
 from app.vision.faces import Float32Array
+
+# In a larger gallery whose index is being built, each writer would hold up all others for a scan.
+_SCANNED_AT_MOST: Final = 10_000
 
 
 class ResemblanceCode(StrEnum):
@@ -51,10 +55,12 @@ def resemblances(
         threshold: largest cosine distance that counts as the same person's.
     """
     gallery = load_gallery(session, domain.name)
-    limits = {"exact_max_rows": settings.search_exact_max_rows, "ef_search": settings.search_ef}
-    if gallery.template_count > settings.search_exact_max_rows and scans(gallery, settings.search_exact_max_rows):
-        return ()  # large, and its index is being built: each of its writers would hold up all others for a scan
-    other = nearest_other(session, gallery, person.id, embedding, **limits)
+    exact_max_rows = settings.exact_max_rows(gallery.dimension)
+    if gallery.template_count > max(exact_max_rows, _SCANNED_AT_MOST) and scans(gallery, exact_max_rows):
+        return ()
+    other = nearest_other(
+        session, gallery, person.id, embedding, exact_max_rows=exact_max_rows, ef_search=settings.search_ef
+    )
     if other is None:
         return ()
     code = _code(other.distance, own_distance, threshold)

@@ -1,5 +1,6 @@
 """Finishes erasures that were broken off: `python -m app.erasure.finish`, run beside the start of the service."""
 
+import gc
 import sys
 
 from app.config import load_settings
@@ -15,6 +16,7 @@ from app.vision.packs import PackStore
 
 def main() -> int:
     """Take up what was left; the exit code."""
+    gc.freeze()  # the program stays: the collector need not look at it again, least of all at the end
     settings = load_settings()
     configure_logging(settings, settings.logs_dir / "serve.log")
     packs = PackStore(settings.models_dir)

@@ -9,7 +9,6 @@ from app.datasets.forgetting import DatasetForgetting
 from app.db.domains import cache_epochs
 from app.db.session import Database
 from app.enrolment.images import ImageStore
-from app.face_cache.shared import erase_domain_from_redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +120,6 @@ class ExtractedFaces:
             return 0
         with self._database.transaction() as session:
             epoch = cache_epochs(session, [subject.domain_uid]).get(subject.domain_uid)
+        from app.face_cache.shared import erase_domain_from_redis
+
         return erase_domain_from_redis(self._redis_url.get_secret_value(), subject.domain_uid, epoch)

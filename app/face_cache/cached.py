@@ -56,9 +56,8 @@ class CachedEmbedder:
             return look()
         started_s = time.monotonic()
         key = EntryKey(epoch, hashlib.sha256(image).digest(), effort)
-        if (kept := self._store.get(key)) is not None:
-            analysis = load_analysis(kept)
-            return replace(analysis, timings_ms={"cache": (time.monotonic() - started_s) * 1000})
+        if (kept := _readable(self._store.get(key))) is not None:
+            return replace(kept, timings_ms={"cache": (time.monotonic() - started_s) * 1000})
         analysis = look()
         # Another model's is not what a later request would be answered by, once the pool has the domain's.
         if (analysis.model, analysis.contract) == (epoch.model, epoch.contract):
@@ -71,3 +70,11 @@ class CachedEmbedder:
         """Bring the cache's metrics up to date."""
         if self._store is not None:
             self._store.observe()
+
+
+def _readable(kept: bytes | None) -> Analysis | None:
+    """An entry that another version of this program has written may be in no form that this one reads: it is none."""
+    try:
+        return None if kept is None else load_analysis(kept)
+    except (ValueError, KeyError, TypeError):
+        return None

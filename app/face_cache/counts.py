@@ -6,8 +6,9 @@ from prometheus_client import Counter, Gauge
 
 Outcome = Literal["hit", "miss", "unavailable"]
 
+LOOKUPS_NAME: Final = "facedex_face_cache_lookups_total"
 LOOKUPS: Final = Counter(
-    "facedex_face_cache_lookups_total",
+    LOOKUPS_NAME,
     "Pictures looked up in the cache of extracted faces: hit, miss, or unavailable where Redis does not answer",
     ["outcome"],
 )

@@ -12,12 +12,8 @@ from typing import Final
 
 import structlog
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
-from redis import ConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 log = structlog.stdlib.get_logger("facedex.keys")
 
@@ -68,6 +64,9 @@ class RateLimits:
 
     def _with_storage(self, work: Callable[[FixedWindowRateLimiter], Rate]) -> Rate:
         if self._redis_url is not None and self._clock() >= self._retry_at_s:
+            # Imported where it is used: seven megabytes, in each web process of installations without Redis.
+            from redis.exceptions import RedisError
+
             try:
                 return work(self._redis(self._redis_url))
             except (RedisError, OSError) as error:
@@ -76,6 +75,11 @@ class RateLimits:
         return work(self._memory())
 
     def _redis(self, url: str) -> FixedWindowRateLimiter:
+        from limits.storage import RedisStorage
+        from redis import ConnectionPool
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         with self._lock:
             if self._shared is None:
                 pool = ConnectionPool.from_url(

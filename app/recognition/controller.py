@@ -1,6 +1,8 @@
 """Sends each recognition request to one service: the configured one or, where that cannot answer, the PKL service."""
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,8 +74,14 @@ class RecognitionController:
         # What the chosen service calls the domains that it was asked for: the fallback knows no ids.
         self._names: dict[str, str] = {}
 
-    def recognize(self, request: RecognitionRequest) -> RecognitionResult:
+    def recognize(
+        self, request: RecognitionRequest, conclude: Callable[[RecognitionResult], object] = lambda _: None
+    ) -> RecognitionResult:
         """Search the domain's gallery with every face of the probe.
+
+        Args:
+            conclude: called with the result before it is returned: what it stores in the database by `Database.ask` becomes
+                the end of the search's own transaction.
 
         Raises:
             DomainNotFound: no service has such a domain.
@@ -99,30 +107,33 @@ class RecognitionController:
             margin=calibration.margin,
         )
         searched_s = time.monotonic()
-        route, hits = self._search(route, request, _embeddings(analysis), query)
-        search_ms = (time.monotonic() - searched_s) * 1000
-        log.info(f"[{route.mode}] Found {len(analysis.faces)} faces")
-        faces = tuple(
-            _judge(route.mode, number, face, found, query)
-            for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
-        )
-        named = {face.candidates[0].label for face in faces if face.decision is Decision.MATCH}
-        log.info(
-            f"[{route.mode}] Recognition completed in {time.monotonic() - started_s:.2f}s, found {len(named)} persons"
-        )
-        return RecognitionResult(
-            mode=route.mode,
-            domain=route.gallery.domain,
-            model=analysis.model,
-            calibration=calibration,
-            threshold=query.threshold,
-            top_k=request.top_k,
-            width_px=analysis.width_px,
-            height_px=analysis.height_px,
-            faces=faces,
-            timings_ms=analysis.timings_ms | {"search": search_ms},
-            fallback_reason=route.reason,
-        )
+        with ExitStack() as stack:
+            route, hits = self._search(stack, route, request, _embeddings(analysis), query)
+            search_ms = (time.monotonic() - searched_s) * 1000
+            log.info(f"[{route.mode}] Found {len(analysis.faces)} faces")
+            faces = tuple(
+                _judge(route.mode, number, face, found, query)
+                for number, (face, found) in enumerate(zip(analysis.faces, hits, strict=True))
+            )
+            named = {face.candidates[0].label for face in faces if face.decision is Decision.MATCH}
+            log.info(
+                f"[{route.mode}] Recognition completed in {time.monotonic() - started_s:.2f}s, found {len(named)} persons"
+            )
+            result = RecognitionResult(
+                mode=route.mode,
+                domain=route.gallery.domain,
+                model=analysis.model,
+                calibration=calibration,
+                threshold=query.threshold,
+                top_k=request.top_k,
+                width_px=analysis.width_px,
+                height_px=analysis.height_px,
+                faces=faces,
+                timings_ms=analysis.timings_ms | {"search": search_ms},
+                fallback_reason=route.reason,
+            )
+            conclude(result)
+        return result
 
     def _route(self, request: RecognitionRequest) -> _Route:
         """The gallery to search; found before a worker of the pool is asked, so that an unknown domain costs none."""
@@ -137,14 +148,19 @@ class RecognitionController:
             return self._fall_back(request, error)
 
     def _search(
-        self, route: _Route, request: RecognitionRequest, probes: list[Float32Array], query: SearchQuery
+        self,
+        stack: ExitStack,
+        route: _Route,
+        request: RecognitionRequest,
+        probes: list[Float32Array],
+        query: SearchQuery,
     ) -> tuple[_Route, list[FaceHits]]:
         """What was found, and where: the database may have gone while the pool was at work."""
         try:
-            return route, route.gallery.search(probes, query, request.deadline)
+            return route, stack.enter_context(route.gallery.searched(probes, query, request.deadline))
         except _FALLBACK_ERRORS as error:
             route = self._fall_back(request, error)
-            return self._search(route, request, probes, query)
+            return self._search(stack, route, request, probes, query)
         except ContractMismatch as error:
             if route.instead_of is None:
                 raise

@@ -1,23 +1,20 @@
 """Galleries in PostgreSQL, searched with pgvector."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
-
-from sqlalchemy.orm import Session
+from typing import Final
 
 from app.config import Settings
 from app.db.breaker import CircuitBreaker
-from app.db.domains import DomainKey, Gallery, load_gallery
+from app.db.domains import DomainKey, Gallery, look_up_gallery
 from app.db.session import Database
-from app.db.vectors import PersonHit, SearchOptions, search
+from app.db.vectors import PersonHit, SearchOptions, search, search_settings
 from app.deadline import Deadline
-from app.errors import DomainNotMigrated
+from app.errors import DomainNotFound, DomainNotMigrated
 from app.recognition.matching import Candidate
 from app.recognition.service import FaceHits, SearchQuery
 from app.vision.faces import Float32Array
-
-T = TypeVar("T")
 
 # Looking a domain up takes a millisecond. A server that needs so much longer has stopped answering.
 _LOOKUP_S: Final = 3.0
@@ -36,35 +33,49 @@ class PgvectorRecognition:
     def open(self, domain: str, deadline: Deadline) -> "PgvectorGallery":
         """As `RecognitionService.open`."""
         limit_s = min(_LOOKUP_S, deadline.remaining_s())
-        found = self._ask(lambda session: load_gallery(session, domain), limit_s)
-        return PgvectorGallery(self, found)
+        with self._breaker.guard():
+            return PgvectorGallery(self, look_up_gallery(self._database, domain, limit_s))
 
-    def search(
-        self, domain: str, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
-    ) -> list[FaceHits]:
-        """As `OpenGallery.search`. The domain is looked up again: no connection was held since."""
+    @contextmanager
+    def searched(
+        self, gallery: Gallery, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> Generator[list[FaceHits]]:
+        """As `OpenGallery.searched`. The domain may have been deleted since it was opened, and made anew."""
+        with ExitStack() as stack:
+            if gallery.template_count == 0 and probes:  # nobody was there then; somebody may be by now
+                gallery = self.open(gallery.name, deadline).gallery
+            try:
+                hits = stack.enter_context(self._found(gallery, probes, query, deadline))
+            except DomainNotFound:
+                anew = self.open(gallery.name, deadline).gallery
+                if not anew.complete:
+                    raise DomainNotMigrated(f"Domain {anew.name!r} is being migrated into the database.") from None
+                hits = stack.enter_context(self._found(anew, probes, query, deadline))
+            yield hits
+
+    @contextmanager
+    def _found(
+        self, gallery: Gallery, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> Generator[list[FaceHits]]:
+        """In one transaction; a server that does not keep to the deadline is given up."""
+        gallery.require_contract(query.contract)
+        if not probes:
+            yield []
+            return
         options = SearchOptions(
             top_k=query.top_k,
             threshold=query.threshold,
             margin=query.margin,
-            exact_max_rows=self._settings.search_exact_max_rows,
+            exact_max_rows=self._settings.exact_max_rows(gallery.dimension),
             ef_search=self._settings.search_ef,
         )
-
-        def work(session: Session) -> list[FaceHits]:
-            gallery = load_gallery(session, domain)
-            if not gallery.complete:
-                raise DomainNotMigrated(f"Domain {domain!r} is being migrated into the database.")
-            gallery.require_contract(query.contract)
-            hits = search(session, gallery, list(probes), options)
-            return [FaceHits(tuple(map(_candidate, found.persons)), found.path.value) for found in hits]
-
-        return self._ask(work, deadline.remaining_s())
-
-    def _ask(self, work: Callable[[Session], T], limit_s: float) -> T:
-        """One transaction of at most `limit_s`; a server that does not keep to it is given up."""
-        with self._breaker.guard(), self._database.transaction(limit_s) as session:
-            return work(session)
+        settings = search_settings(gallery, options)
+        with (
+            self._breaker.guard(),
+            self._database.bare_transaction(deadline.remaining_s(), settings) as transaction,
+        ):
+            hits = search(transaction, gallery, list(probes), options)
+            yield [FaceHits(tuple(map(_candidate, found.persons)), found.path.value) for found in hits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +100,11 @@ class PgvectorGallery:
         """As `OpenGallery.complete`."""
         return self.gallery.complete
 
-    def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
-        """As `OpenGallery.search`."""
-        return self.service.search(self.domain, probes, query, deadline)
+    def searched(
+        self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> AbstractContextManager[list[FaceHits]]:
+        """As `OpenGallery.searched`."""
+        return self.service.searched(self.gallery, probes, query, deadline)
 
 
 def _candidate(hit: PersonHit) -> Candidate:

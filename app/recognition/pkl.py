@@ -1,6 +1,7 @@
 """Galleries in DeepFace's datasets, searched in memory; needs no database."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,13 @@ class PklGallery:
     complete: bool = True
     key: None = None  # nobody could say when what is kept is out of date
 
-    def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
-        """As `OpenGallery.search`: exact."""
+    def searched(
+        self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> AbstractContextManager[list[FaceHits]]:
+        """As `OpenGallery.searched`: exact."""
+        return nullcontext(self._search(probes, query))
+
+    def _search(self, probes: Sequence[Float32Array], query: SearchQuery) -> list[FaceHits]:
         model = self.dataset.record.model
         if not fits_contract(model, query.contract):
             raise ContractMismatch(

@@ -1,6 +1,7 @@
 """The interface of every recognition service, what it is asked and what it answers."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -127,13 +128,15 @@ class OpenGallery(Protocol):
         """False while its first migration has not finished: it must not be searched then."""
         ...
 
-    def search(self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline) -> list[FaceHits]:
-        """The nearest persons for each probe.
+    def searched(
+        self, probes: Sequence[Float32Array], query: SearchQuery, deadline: Deadline
+    ) -> AbstractContextManager[list[FaceHits]]:
+        """The nearest persons for each probe. What asks the same database in the block may do so in the same transaction.
 
         Args:
             probes: float32, (D,) each, unit length.
 
-        Raises:
+        Raises: as the block is entered:
             ContractMismatch: the gallery's templates are another model's.
             DomainNotFound, DomainNotMigrated: the domain was deleted meanwhile, and perhaps made anew.
             DatabaseError: as its name says.

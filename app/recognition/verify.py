@@ -235,7 +235,7 @@ class _Comparison:
             top_k=_TOP_K,
             threshold=self.calibration.threshold,
             margin=self.calibration.margin,
-            exact_max_rows=self.settings.search_exact_max_rows,
+            exact_max_rows=self.settings.exact_max_rows(gallery.dimension),
             ef_search=self.settings.search_ef,
         )
         names: list[str | None] = []

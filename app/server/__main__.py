@@ -7,6 +7,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import fcntl
+import gc
 import os
 import shlex
 import socket
@@ -46,6 +47,7 @@ from app.server.parts import (
     start_database,
     start_jobs,
     start_pool_and_web,
+    warm_database,
 )
 from app.server.readiness import ask_ready
 from app.server.reload import reload
@@ -60,6 +62,7 @@ _PYTHON: Final = sys.executable
 
 def main() -> int:
     """Run the service; the exit code."""
+    gc.freeze()  # the program stays: the collector need not look at it again, least of all at the end
     os.environ.pop(SUPERVISED, None)  # started from within another service, this one still has settings of its own
     _set_environment(_arguments())
     try:
@@ -202,6 +205,7 @@ def _has_database(settings: Settings, supervisor: Supervisor) -> bool:
         say(f"{error}{_cause(error)} Recognition is answered from datasets until it is back.")
         migrate_later(settings, supervisor)
         return False
+    warm_database(settings, supervisor)
     return True
 
 

@@ -111,6 +111,11 @@ class Supervisor:
             time.sleep(min(_POLL_S, left_s))
         self.check_stopped()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal came."""
+        return self._stopping
+
     def check_stopped(self) -> None:
         """Raise `Stopped` if a signal came."""
         if self._stopping:

@@ -12,7 +12,15 @@ import structlog
 from app.audit import record
 from app.deadline import NO_DEADLINE, Deadline
 from app.embedder.answer import face_to_json, timings_to_json
-from app.errors import ContractMismatch, DatabaseError, EmbedderError, ImageError, SessionEnded, StorageError
+from app.errors import (
+    ContractMismatch,
+    DatabaseError,
+    EmbedderError,
+    ImageError,
+    InvalidEmbedding,
+    SessionEnded,
+    StorageError,
+)
 from app.sessions import rows
 from app.sessions.connection import Connection, GoodFrame, Opened, StreamTools
 from app.sessions.enrolling import Enrolment
@@ -190,7 +198,7 @@ class SessionStream:
                 model=self._connection.opened.domain.model,
                 background=True,
             )
-        except ImageError:
+        except (ImageError, InvalidEmbedding):
             return UNREADABLE, {}
         if analysis.contract != self._connection.opened.domain.contract:
             raise ContractMismatch("The worker pool's model is not the one of this domain.")

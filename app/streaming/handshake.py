@@ -65,18 +65,22 @@ def check_origin(origin: str | None, host: str, allowed: Iterable[str]) -> None:
     Raises:
         OriginNotAllowed: another page opens the stream.
     """
-    if origin is None or origin.lower() in allowed:
-        return
+    if origin is not None and origin.lower() not in allowed and not is_same_origin(origin, host):
+        raise OriginNotAllowed("Pages of this origin may not open streams here (ALLOWED_ORIGINS).")
+
+
+def is_same_origin(origin: str | None, host: str) -> bool:
+    """Whether a request comes from a page of the host that it is sent to, or tells nothing of where it comes from."""
+    if origin is None:
+        return True
     try:
         parts = urlsplit(origin.lower())
         asked = urlsplit(f"//{host.lower()}")
         port = _DEFAULT_PORTS.get(parts.scheme)
         # Not the scheme: a proxy before the service may have ended TLS.
-        if parts.hostname and (parts.hostname, parts.port or port) == (asked.hostname, asked.port or port):
-            return
+        return bool(parts.hostname) and (parts.hostname, parts.port or port) == (asked.hostname, asked.port or port)
     except ValueError:  # a port that is none, a bracket without its other
-        pass
-    raise OriginNotAllowed("Pages of this origin may not open streams here (ALLOWED_ORIGINS).")
+        return False
 
 
 def open_protocol(

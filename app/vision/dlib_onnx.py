@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import InvalidPack, ModelError
 from app.vision.catalog import DLIB_CALIBRATION, DLIB_LICENCE, DLIB_MIN_SHARPNESS
+from app.vision.dlib_chip import CHIP_PADDING, CHIP_SIZE_PX
 from app.vision.dlib_weights import (
     DIMENSION,
     LANDMARKS_NAME,
@@ -29,8 +30,6 @@ from app.vision.packs import DEFAULT_PACK, InstalledPack, PackFile, PackManifest
 from app.vision.runtime import open_session
 from app.vision.staging import publish, staging
 
-CHIP_SIZE_PX = 150
-CHIP_PADDING = 0.25
 # dlib `input_rgb_image_sized`: what is subtracted from red, green and blue before the division by 256.
 _MEAN_RGB = (122.782, 117.001, 104.298)
 _OPSET = 17

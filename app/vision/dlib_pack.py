@@ -10,7 +10,7 @@ import numpy as np
 from app.deadline import NO_DEADLINE, Deadline
 from app.errors import InvalidPack
 from app.vision.boxes import clipped_box
-from app.vision.dlib_onnx import CHIP_PADDING, CHIP_SIZE_PX
+from app.vision.dlib_chip import CHIP_PADDING, CHIP_SIZE_PX
 from app.vision.faces import Analysis, Box, Effort, Embed, Face, Float32Array, UInt8Array
 from app.vision.packs import InstalledPack
 from app.vision.pipeline import check_embedder, run_pipeline

@@ -38,6 +38,7 @@ class FaceEngine(Protocol):
 
         Raises:
             InvalidImage, UnsupportedImage, ImageTooLarge: the picture cannot be decoded.
+            InvalidEmbedding: the model makes nothing of one of the faces.
             WorkerTimeout: the deadline passed before the last step.
         """
         ...

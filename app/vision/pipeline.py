@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from app.deadline import Deadline
-from app.errors import InvalidPack, WorkerTimeout
+from app.errors import InvalidEmbedding, InvalidPack, WorkerTimeout
 from app.vision.faces import Analysis, Effort, Embed, Face, Float32Array, UInt8Array
 from app.vision.images import decode_image
 from app.vision.memory import is_lack_of_memory
@@ -156,6 +156,13 @@ def check_embedder(
 
 
 def unit_rows(vectors: Float32Array) -> Float32Array:
-    """Scale every row to length 1; float32, (N, D). A row of zeros, which no embedder gives, stays one."""
+    """Scale every row to length 1; float32, (N, D).
+
+    Raises:
+        InvalidEmbedding: a row is not finite, or all zeros: the model makes nothing of that face.
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+    # Written so that NaN fails too; what is smaller loses its digits.
+    if not np.all((lengths >= np.finfo(np.float32).tiny) & (lengths < np.inf)):
+        raise InvalidEmbedding("The model makes nothing of a face that can be compared with.")
+    return np.asarray(vectors / lengths, np.float32)

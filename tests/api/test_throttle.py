@@ -15,11 +15,10 @@ from app.db.session import Database
 from app.keys.admin_key import create_admin_key
 from app.keys.grants import Grant
 from app.keys.principal import ADMIN, Scope
-from tests.db_server import database_settings, empty_database_settings, server_settings  # noqa: F401 -- fixtures
 
 
 @pytest.fixture
-def make_app(database_settings, tmp_path):  # noqa: F811
+def make_app(database_settings, tmp_path):
     """Applications over a database of the test's own."""
     made = []
 
@@ -127,7 +126,7 @@ def busy_app(make_app):
     @access()
     def _wait():
         app.entered.release()
-        app.go_on.wait(30)
+        app.go_on.wait(60)
         return "done"
 
     @app.route("/stream")

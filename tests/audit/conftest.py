@@ -6,9 +6,6 @@ import pytest
 from sqlalchemy import text
 
 from app.db.session import Database
-from tests.db_server import database, database_settings, empty_database_settings, make_gallery, server_settings
-
-__all__ = ["database", "database_settings", "empty_database_settings", "make_gallery", "server_settings"]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Events outlive an outage of the database: each is moved into its chain once, in order."""
 
 import json
-import logging
 import os
 import stat
 import threading
@@ -126,19 +125,17 @@ def test_writers_and_movers_at_once_lose_nothing(
     assert sorted(numbers(database, domain_id)) == list(range(200))
 
 
-def test_a_full_spool_says_what_it_loses(database_settings, tmp_path: Path, caplog) -> None:
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory(), wrapper_class=structlog.stdlib.BoundLogger)
+def test_a_full_spool_says_what_it_loses(database_settings, tmp_path: Path) -> None:
     settings = database_settings.model_copy(update={"storage_dir": tmp_path, "vector_db_enabled": False})
     log = AuditLog(settings, Database(settings), CircuitBreaker())
     log.spool = Spool(settings.audit_dir, max_bytes=2_000)
     outcomes = []
-    with caplog.at_level(logging.ERROR):
+    with structlog.testing.capture_logs() as lines:
         while not outcomes or outcomes[-1] is Noted.SPOOLED:
             outcomes.append(log.note("recognition.answered", {"faces": 1}, domain="people"))
     assert outcomes[-1] is Noted.LOST
     assert len(outcomes) > 5
-    assert "the spool is full" in caplog.text
-    structlog.reset_defaults()
+    assert any(line["log_level"] == "error" and "the spool is full" in line["event"] for line in lines)
 
 
 def test_a_folder_that_cannot_be_written_costs_no_answer(database_settings, tmp_path: Path) -> None:
@@ -209,3 +206,11 @@ def test_a_line_is_an_event_and_its_domain() -> None:
     assert Spooled.of_line(spooled.as_line()) == spooled
     assert json.loads(spooled.as_line())["event"]["details"] == {"number": 1}
     assert os.linesep.encode() not in spooled.as_line()[:-1]
+
+
+def test_a_database_without_tables_costs_no_event(empty_database_settings, tmp_path):
+    settings = empty_database_settings.model_copy(update={"storage_dir": tmp_path})
+    database = Database(settings)
+    log = AuditLog(settings, database, CircuitBreaker())
+    assert [log.note("test.done", {}, domain=domain) for domain in ("people", None)] == [Noted.SPOOLED] * 2
+    database.close()

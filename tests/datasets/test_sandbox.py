@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,13 @@ def test_the_parsing_process_inherits_nothing(tmp_path, monkeypatch):
         def __init__(self, argv, **options):
             super().__init__(argv, **options)
             process = Path(f"/proc/{self.pid}")
+            until_s = time.monotonic() + 10
+            while not (
+                environment := (process / "environ").read_bytes()
+            ):  # it has begun to be the program, and is not yet
+                assert time.monotonic() < until_s
             files = {entry.stat().st_ino for entry in (process / "fd").iterdir()}
-            started.append(((process / "environ").read_bytes(), (process / "cwd").readlink(), files, argv))
+            started.append((environment, (process / "cwd").readlink(), files, argv))
 
     monkeypatch.setattr(sandbox.subprocess, "Popen", Watched)
     with (tmp_path / "open").open("wb") as other:

@@ -110,11 +110,11 @@ def test_while_one_tries_the_others_are_not_held_up(breaker, clock):
     def trial() -> None:
         with breaker.guard():
             inside.set()
-            assert may_end.wait(30)
+            assert may_end.wait(60)
 
     thread = threading.Thread(target=trial)
     thread.start()
-    assert inside.wait(30)
+    assert inside.wait(60)
     assert breaker.state is BreakerState.HALF_OPEN
     assert not call(breaker)
     may_end.set()

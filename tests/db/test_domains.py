@@ -1,16 +1,16 @@
 """Domains and their templates: made, locked, counted and dropped."""
 
 import threading
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import numpy as np
-import psycopg
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from app.db.domains import create_domain, drop_domain, find_domain, load_gallery, lock_domain
-from app.db.models import Domain, FaceEmbedding, Person
+from app.db.models import Base, Domain, FaceEmbedding, FaceRejection, FaceSession, FaceSessionFrame, Person
 from app.db.partitions import drop_index, index_name, index_state, partition_name, rebuild_index
 from app.db.session import Database
 from app.db.templates import (
@@ -212,7 +212,7 @@ def test_a_template_cannot_belong_to_another_domains_person(database: Database, 
     [stranger] = person_ids(database, theirs.domain_id)
     with pytest.raises(IntegrityError), database.transaction() as session:
         insert_templates(session, ours.domain_id, [template(stranger, random_units(1, 8)[0])])
-    with pytest.raises(psycopg.IntegrityError), database.transaction() as session:
+    with pytest.raises(IntegrityError), database.transaction() as session:
         copy_templates(session, ours.domain_id, columns_of([template(stranger, random_units(1, 8)[0])]))
     assert stored(database, ours.domain_id) == 1
 
@@ -226,6 +226,48 @@ def test_the_database_itself_refuses_another_dimension(database: Database, make_
     wrong.embedding = random_units(1, 9)[0]
     with pytest.raises(IntegrityError, match="dimension_check"), database.transaction() as session:
         session.add(wrong)
+
+
+@pytest.mark.parametrize("vector", [np.zeros(8), np.full(8, 0.5), np.full(8, np.nan), np.full(8, np.inf)])
+@pytest.mark.parametrize("table", [FaceEmbedding, FaceRejection, FaceSessionFrame])
+def test_the_database_itself_refuses_what_is_not_of_unit_length(
+    database: Database, make_gallery: Maker, table: type[Base], vector: np.ndarray
+) -> None:
+    gallery = make_gallery("people", random_units(1, 8))
+    [owner] = person_ids(database, gallery.domain_id)
+    columns = {
+        FaceEmbedding: {"box_x": 0, "box_y": 0, "box_w": 1, "box_h": 1, "score": 1, "sharpness": 1, "person_id": owner},
+        FaceRejection: {"person_id": owner, "image_sha256": bytes(32), "created_by": "somebody"},
+        FaceSessionFrame: {"frame": 1, "contract": "c", "details": {}, "image_sha256": bytes(32)},
+    }[table]
+
+    def store(embedding: np.ndarray) -> None:
+        with database.transaction() as session:
+            if table is FaceSessionFrame:
+                opened = FaceSession(
+                    domain_id=gallery.domain_id, kind="enrol", label="p0", created_by="somebody", token_sha256=bytes(32)
+                )
+                opened.limits, opened.expires_at = {}, datetime.now(UTC)
+                session.add(opened)
+                session.flush()
+                columns["session_id"] = opened.id
+            session.add(table(domain_id=gallery.domain_id, embedding=embedding.astype(np.float32), **columns))
+
+    with pytest.raises(InvalidEmbedding):
+        store(vector)
+    store(random_units(1, 8, seed=7)[0])
+
+
+def test_copying_past_the_checks_is_refused_by_the_database(
+    database: Database, make_gallery: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = make_gallery("people", random_units(1, 8))
+    [owner] = person_ids(database, gallery.domain_id)
+    monkeypatch.setattr("app.db.templates.unit_vectors", lambda vectors, dimension: vectors)
+    for vector in (np.zeros(8, np.float32), np.full(8, np.nan, np.float32)):
+        with pytest.raises(InvalidEmbedding), database.transaction() as session:
+            copy_templates(session, gallery.domain_id, columns_of([template(owner, vector)]))
+    assert stored(database, gallery.domain_id) == 1
 
 
 @pytest.mark.parametrize(

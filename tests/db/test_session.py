@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from app.config import Settings, parse_settings
 from app.db.breaker import BreakerState, CircuitBreaker
 from app.db.domains import create_domain
-from app.db.session import Database, as_owner, database_url, set_local
+from app.db.session import Database, as_owner, database_url, fetch_raw, set_local
 from app.errors import DatabaseBusy, DatabaseError, DatabaseTimeout, DatabaseUnavailable
-from app.tenancy import Reach, acting
+from app.tenancy import Reach, acting, everything
 
 
 def with_settings(settings: Settings, **changes: object) -> Settings:
@@ -137,12 +137,70 @@ def test_a_connection_that_the_server_closed_fails_once_and_then_is_replaced(dat
     with pytest.raises(DatabaseUnavailable), database.transaction() as session, as_owner(session):
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     database.ping()
-    # Idle ones are tried before they are used: nobody notices at all.
+    # Idle ones are looked at before they are used: nobody notices at all.
+    for use in (database.ping, lambda: database.ask("SELECT 1", {})):
+        with database.transaction() as session:
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+        with database.maintenance() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+        use()
+
+
+def test_one_statement_alone_is_asked_and_committed_with_its_values_as_they_are(database: Database) -> None:
+    odd = '\'); DROP TABLE domains; -- 100% :name %(name)s \\ "č" 😀'
+    add = "INSERT INTO domains (name, model, contract, dimension) VALUES (%(name)s, 'm', 'c', %(size)s)"
+    add += " RETURNING name, dimension"
+    assert database.ask(add, {"name": odd, "size": 8}) == [(odd, 8)]
+    assert database.ask("SELECT uid FROM domains WHERE name LIKE %(like)s ESCAPE '!'", {"like": "%100!%%"}) == [
+        (database.ask("SELECT uid FROM domains WHERE name = %(name)s", {"name": odd})[0][0],)
+    ]
+    assert database.ask("UPDATE domains SET dimension = 9", {}) == []
     with database.transaction() as session:
-        pid = session.scalar(text("SELECT pg_backend_pid()"))
-    with database.maintenance() as connection:
-        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert session.execute(text("SELECT name, dimension FROM domains")).all() == [(odd, 9)]
+
+
+def test_one_statement_alone_sees_what_is_within_reach(database: Database) -> None:
+    with database.transaction() as session:
+        own, _ = (create_domain(session, name, model="m", contract="c", dimension=8).id for name in ("own", "other"))
+    with acting(Reach("key", ids=frozenset({own}))):
+        assert database.ask("SELECT name FROM domains", {}) == [("own",)]
+    with acting(Reach("key", ids=frozenset())):
+        assert database.ask("SELECT name FROM domains", {}) == []
+
+
+def test_one_statement_alone_that_fails_changes_nothing_and_leaves_the_connection_usable(
+    database_settings: Settings,
+) -> None:
+    database = Database(with_settings(database_settings, db_pool_size=1))
+    with pytest.raises(DatabaseTimeout):
+        database.ask("SELECT pg_sleep(60)", {}, 0.2)
+    add = "INSERT INTO domains (name, model, contract, dimension) VALUES ('a', 'm', 'c', %(size)s)"
+    with pytest.raises(IntegrityError):
+        database.ask(add, {"size": 0})
+    assert database.ask("SELECT name FROM domains", {}) == []
+    assert database.ask("SELECT current_setting('statement_timeout')", {}, 3.5) == [("3500ms",)]
+    killer = threading.Thread(target=end_the_sleeper, args=(database,))
+    killer.start()
+    with pytest.raises(DatabaseUnavailable):
+        database.ask("SELECT pg_sleep(60)", {})
+    killer.join()
     database.ping()
+    database.close()
+
+
+def end_the_sleeper(database: Database) -> None:
+    """End the connection that sleeps, once it does."""
+    sleepers = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    with database.maintenance() as connection:
+        while not connection.execute(text(f"{sleepers} AND datname = current_database()")).all():
+            time.sleep(0.01)
+
+
+def test_one_statement_alone_belongs_to_the_unit_of_work_around_it(database: Database) -> None:
+    add = "INSERT INTO domains (name, model, contract, dimension) VALUES ('a', 'm', 'c', 8)"
+    with pytest.raises(ZeroDivisionError), database.unit_of_work():
+        database.ask(add, {})[1 // 0]
+    assert database.ask("SELECT name FROM domains", {}) == []
 
 
 def test_a_block_that_raises_is_rolled_back(database: Database) -> None:
@@ -253,7 +311,7 @@ def test_who_gets_a_connection_late_has_all_the_time_for_the_server(database_set
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(30)
+    assert held.wait(60)
     with database.transaction(1.8) as session:
         assert session.scalar(text("SELECT 1 FROM pg_sleep(1.5)")) == 1
     holder.join()
@@ -268,6 +326,43 @@ def test_a_key_is_looked_up_while_all_connections_are_in_use(database_settings: 
         with database.reserve.transaction(), database.reserve.transaction() as other:
             assert other.scalar(text("SELECT 1")) == 1
     database.close()
+
+
+def test_a_connection_that_is_in_use_when_its_pool_is_given_up_is_closed_with_its_transaction(
+    database: Database,
+) -> None:
+    with database.bare_transaction() as transaction:
+        connection = transaction.connection
+        database.close()
+        assert fetch_raw(transaction, "SELECT 1") == [(1,)]
+    assert connection.closed
+    with database.transaction() as session:
+        kept = session.connection().connection.driver_connection
+    assert not kept.closed
+
+
+def test_what_is_connected_while_the_pool_is_given_up_is_closed_as_well(database: Database) -> None:
+    connects, goes_on = threading.Event(), threading.Event()
+
+    @event.listens_for(database.engine, "connect")
+    def hold(*_: object) -> None:
+        connects.set()
+        assert goes_on.wait(10)
+
+    made: list[object] = []
+
+    def connect() -> None:
+        with acting(everything("test")), database.bare_transaction() as transaction:
+            made.append(transaction.connection)
+
+    connecting = threading.Thread(target=connect)
+    connecting.start()
+    assert connects.wait(10)
+    database.close()
+    goes_on.set()
+    connecting.join(10)
+    [connection] = made
+    assert connection.closed
 
 
 def test_a_pool_that_is_dropped_leaves_no_connection_open(database: Database, database_settings: Settings) -> None:

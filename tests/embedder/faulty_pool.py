@@ -19,6 +19,7 @@ from app.embedder.pool import main
 from app.vision.engine import FaceEngine, load_engine
 from app.vision.faces import Analysis, Effort, Embed
 from app.vision.packs import InstalledPack
+from app.vision.pipeline import unit_rows
 
 ENVIRONMENT: Final = "FACEDEX_TEST_FAULTS"
 _MIB: Final = 1024 * 1024
@@ -57,6 +58,11 @@ def dawdle() -> None:
     time.sleep(2)
 
 
+def nothing() -> None:
+    """Make of a face what no distance can be told to."""
+    unit_rows(np.zeros((1, 128), np.float32))
+
+
 def _take(mib: int) -> None:
     _hoard.append(np.ones(mib * _MIB, dtype=np.uint8))
 
@@ -87,7 +93,7 @@ class FaultyEngine:
         return self._engine.analyze(image_bytes, max_pixels=max_pixels, embed=embed, deadline=deadline, effort=effort)
 
 
-FAULTS: Final = {fault.__name__: fault for fault in (segfault, abort, hang, bomb, leak, dawdle)}
+FAULTS: Final = {fault.__name__: fault for fault in (segfault, abort, hang, bomb, leak, dawdle, nothing)}
 
 
 def load_faulty(pack: InstalledPack) -> FaceEngine:

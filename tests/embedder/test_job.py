@@ -10,6 +10,7 @@ from app.deadline import Deadline
 from app.embedder.framing import MAX_OBJECT_BYTES, encode
 from app.embedder.job import NAME_MAX_CHARS, Job
 from app.errors import InvalidImage, InvalidRequest, UploadTooLarge
+from app.vision.faces import Box
 
 JOB = Job(
     sha256="0f" * 32,
@@ -40,8 +41,10 @@ def crossed(job: Job) -> dict:
     st.booleans(),
     st.integers(1, 2**40),
     st.floats(0, 300),
+    st.none()
+    | st.builds(Box, st.integers(-9, 9999), st.integers(-9, 9999), st.integers(1, 9999), st.integers(1, 9999)),
 )
-def test_a_job_arrives_as_it_is(embed, model, client, request_id, again, length, seconds):
+def test_a_job_arrives_as_it_is(embed, model, client, request_id, again, length, seconds, thumbnail):
     job = replace(
         JOB,
         embed=embed,
@@ -51,6 +54,7 @@ def test_a_job_arrives_as_it_is(embed, model, client, request_id, again, length,
         again=again,
         length=length,
         deadline=Deadline.after(seconds),
+        thumbnail=thumbnail,
     )
     assert Job.from_message(crossed(job)) == job
     assert len(encode(crossed(job))) <= MAX_OBJECT_BYTES
@@ -101,6 +105,12 @@ def test_nothing_may_be_missing(name):
         {"effort": "heroic"},
         {"effort": None},
         {"effort": ["usual"]},
+        {"thumbnail": [1, 2, 3]},
+        {"thumbnail": [1, 2, 3, 0]},
+        {"thumbnail": [1, 2, 3, 1 << 30]},
+        {"thumbnail": [1, 2, 3, "many"]},
+        {"thumbnail": [1, 2, 3, float("nan")]},
+        {"thumbnail": 7},
         {"deadline_s": "soon"},
         {"deadline_s": None},
         {"deadline_s": []},

@@ -3,7 +3,7 @@
 import pytest
 
 from app.embedder.quarantine import STRIKES, Quarantine
-from app.errors import ImageQuarantined, WorkerCrashed
+from app.errors import ImageQuarantined, InvalidEmbedding, WorkerCrashed
 from app.vision.faces import Analysis
 from tests.embedder.pools import CLIENTS, Crowd, at_once, faces, is_same, running_pool, sha256
 from tests.service.running import eventually
@@ -52,6 +52,15 @@ def test_what_is_safe_for_one_is_not_taken_as_safe_for_all(tmp_path, models):
         assert {type(answer) for answer in answers[:CLIENTS]} <= {Analysis, ImageQuarantined}
         pool.wait_until_whole()
         eventually(lambda: pool.deaths() == {"sigsegv": 2})
+
+
+def test_a_face_that_the_model_makes_nothing_of_is_a_typed_error_and_costs_no_worker(tmp_path, models):
+    with running_pool(tmp_path / "pool", models, faults={POISON: "nothing"}, embedder_workers=1) as pool:
+        before = [worker.pid for worker in pool.workers()]
+        answers = [pool.analyze(POISON) for _ in range(STRIKES + 1)]
+        assert {type(answer) for answer in answers} == {InvalidEmbedding}
+        assert isinstance(pool.analyze(HARMLESS[0]), Analysis)
+        assert [worker.pid for worker in pool.workers()] == before
 
 
 def test_a_quarantine_ends(tmp_path, models):

@@ -13,19 +13,18 @@ from app.db.domains import create_domain, load_gallery
 from app.db.session import Database
 from app.db.vectors import PersonHit, SearchOptions, search
 from app.deadline import Deadline
+from app.enrolment.directory import PersonDirectory
 from app.enrolment.duplicates import DuplicateService
 from app.enrolment.faces import EnrolmentResult, FaceService
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
+from app.enrolment.outliers import OutlierService
 from app.enrolment.persons import PersonService
 from app.enrolment.rejections import RejectionInfo, RejectionRequest, RejectionService
 from app.erasure.service import ErasureService
 from app.vision.faces import Float32Array
 from app.vision.packs import PackStore
-from tests.db_server import database, database_settings, empty_database_settings, make_gallery, server_settings
 from tests.enrolment.drawn import CONTRACT, DIMENSION, THRESHOLD, DrawnPool, draw
-
-__all__ = ["database", "database_settings", "empty_database_settings", "make_gallery", "server_settings"]
 
 
 @dataclass
@@ -33,11 +32,13 @@ class Office:
     """All that is done to persons, in the domain `people`, unless another is named."""
 
     database: Database
+    directory: PersonDirectory
     persons: PersonService
     faces: FaceService
     merging: MergeService
     rejections: RejectionService
     duplicates: DuplicateService
+    outliers: OutlierService
     erasure: ErasureService
 
     def enrol(self, label: str, *faces: Float32Array, domain: str = "people", salt: int = 0) -> EnrolmentResult:
@@ -81,11 +82,13 @@ def office(database: Database, database_settings: Settings, models: Path) -> Off
             create_domain(session, name, model="dlib", contract=CONTRACT, dimension=DIMENSION)
     return Office(
         database,
+        PersonDirectory(database_settings, database, packs, images),
         PersonService(database),
         FaceService(database_settings, database, pool, packs, images),
         MergeService(database, images),
         RejectionService(database_settings, database, pool, packs),
-        DuplicateService(database_settings, database, packs),
+        DuplicateService(database_settings, database, packs, images),
+        OutlierService(database_settings, database, packs, images),
         ErasureService(
             database, packs, DatasetForgetting(database_settings, DatasetStore(database_settings, packs)), images
         ),

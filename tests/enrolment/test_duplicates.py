@@ -6,6 +6,7 @@ import pytest
 
 from app.enrolment import duplicates
 from app.enrolment.duplicates import DuplicateService
+from app.enrolment.images import ImageStore
 from app.errors import DomainNotFound, InvalidRequest
 from app.vision.packs import PackStore
 from tests.enrolment.conftest import Office
@@ -47,7 +48,8 @@ def test_pairs_within_the_threshold_are_found_once(
     twins: Office, database_settings, models, limit: int, exact_max_rows: int
 ) -> None:
     settings = database_settings.model_copy(update={"search_exact_max_rows": exact_max_rows})
-    service = DuplicateService(settings, twins.database, PackStore(models))
+    images = ImageStore(settings.images_dir, enabled=False)
+    service = DuplicateService(settings, twins.database, PackStore(models), images)
     pages = all_pages(service, limit)
     assert sum(page.examined for page in pages) == 6
     assert {page.threshold for page in pages} == {0.07}

@@ -11,9 +11,6 @@ from app.db.session import Database
 from app.enrolment.images import ImageStore
 from app.erasure.service import ErasureService
 from app.vision.packs import PackStore
-from tests.db_server import database, database_settings, empty_database_settings, make_gallery, server_settings
-
-__all__ = ["database", "database_settings", "empty_database_settings", "make_gallery", "server_settings"]
 
 
 @pytest.fixture

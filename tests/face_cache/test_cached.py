@@ -87,6 +87,13 @@ def test_a_picture_without_a_face_is_kept_and_one_of_very_many_is_not(cached, po
     assert pool.asked == 3
 
 
+@pytest.mark.parametrize("kept", [b"", b"{}", b"null", b'{"faces": NaN}'])
+def test_what_is_kept_in_a_form_that_nobody_reads_is_looked_at_anew(cached, pool, monkeypatch, kept: bytes):
+    monkeypatch.setattr(cached._store, "get", lambda _: kept)
+    assert len(ask(cached).faces) == 1
+    assert pool.asked == 1
+
+
 def test_what_another_model_saw_is_not_kept(cached, pool):
     pool.model = "buffalo_m"
     ask(cached)

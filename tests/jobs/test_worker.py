@@ -27,13 +27,13 @@ Start = Callable[..., Worker]
 
 
 @pytest.fixture
-def start(empty_database_settings: Settings, tmp_path) -> Iterator[Start]:
+def start(database_settings: Settings, tmp_path) -> Iterator[Start]:
     """Starts a worker on the test's database, and ends it after the test."""
-    url = empty_database_settings.vector_db_url
-    assert url is not None
     with ExitStack() as started:
 
-        def start(**env: str) -> Worker:
+        def start(settings: Settings = database_settings, **env: str) -> Worker:
+            url = settings.vector_db_url
+            assert url is not None
             given = {"VECTOR_DB_URL": url.get_secret_value(), "STORAGE_DIR": str(tmp_path), "JOBS_STALLED_S": "1"}
             argv = [sys.executable, "-m", "tests.jobs.kinds"]
             worker = subprocess.Popen(argv, cwd=PROJECT_ROOT, env=os.environ | given | env)
@@ -232,7 +232,7 @@ def test_a_job_reaches_its_own_domain_alone_in_the_name_of_who_asked(database, j
 
 
 def test_a_worker_waits_for_a_database_that_was_not_migrated(empty_database_settings: Settings, start) -> None:
-    worker = start()
+    worker = start(empty_database_settings)
     engine = create_engine(database_url(empty_database_settings))
     migrate.upgrade(engine)
     engine.dispose()

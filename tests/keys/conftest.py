@@ -13,9 +13,6 @@ from app.keys.authentication import Authenticator
 from app.keys.keeper import KeyKeeper
 from app.keys.service import KeyService
 from app.vision.packs import PackStore
-from tests.db_server import database, database_settings, empty_database_settings, make_gallery, server_settings
-
-__all__ = ["database", "database_settings", "empty_database_settings", "make_gallery", "server_settings"]
 
 
 @dataclass

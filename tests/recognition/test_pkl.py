@@ -53,7 +53,8 @@ def test_an_id_that_only_the_database_could_know_is_answered_with_use_the_name(t
 def named(service: PklRecognition, domain: str, probe: Analysis, query: SearchQuery) -> str | None:
     """Who `best_match` would be."""
     gallery = service.open(domain, Deadline.after(120))
-    hits = gallery.search([face.embedding for face in probe.faces], query, Deadline.after(10))
+    with gallery.searched([face.embedding for face in probe.faces], query, Deadline.after(10)) as hits:
+        pass
     matches = [
         found.candidates[0]
         for found in hits
@@ -86,12 +87,13 @@ def test_probes_of_another_model_never_meet_a_dataset(service):
     gallery = service.open("deepface-0.0.93", Deadline.after(120))
     query = SearchQuery("arcface-112:128:b7120c095d60094f", 5, 0.6, 0.05)
     with pytest.raises(ContractMismatch, match="dlib"):
-        gallery.search([files.vectors(1)[0]], query, Deadline.after(1))
+        gallery.searched([files.vectors(1)[0]], query, Deadline.after(1))
 
 
 def test_a_picture_without_faces_finds_nobody(service, pack):
     query = SearchQuery(pack.manifest.contract.id, 5, 0.07, 0.01)
-    assert service.open("deepface-0.0.93", Deadline.after(120)).search([], query, Deadline.after(1)) == []
+    with service.open("deepface-0.0.93", Deadline.after(120)).searched([], query, Deadline.after(1)) as hits:
+        assert hits == []
 
 
 def test_a_domain_without_a_dataset_is_no_domain(service):

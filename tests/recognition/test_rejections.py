@@ -20,9 +20,9 @@ from app.db.domains import create_domain
 from app.db.session import Database
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
+from app.enrolment.directory import PersonDirectory
 from app.enrolment.faces import FaceService
 from app.enrolment.images import ImageStore
-from app.enrolment.persons import PersonService
 from app.enrolment.quality import main_face
 from app.enrolment.rejections import RejectionRequest, RejectionService
 from app.erasure.service import ErasureService
@@ -33,10 +33,7 @@ from app.recognition.service import RecognitionRequest
 from app.vision.engine import FaceEngine, load_engine
 from app.vision.faces import Analysis
 from app.vision.packs import PackStore
-from tests.db_server import database, database_settings, empty_database_settings, server_settings
 from tests.pictures import GALLERY_SIZE, MAX_PIXELS, lfw10
-
-__all__ = ["database", "database_settings", "empty_database_settings", "server_settings"]
 
 LOWERED = 0.1
 """Where the pack says 0.07."""
@@ -62,7 +59,7 @@ class Desk:
     """Who recognises, and says what was wrong."""
 
     faces: FaceService
-    persons: PersonService
+    directory: PersonDirectory
     erasure: ErasureService
     rejections: RejectionService
     recognition: RecognitionController
@@ -92,9 +89,10 @@ class Desk:
         self.rejections.add(wanted, self.rejections.look(wanted))
 
     def forget_rejections(self) -> None:
-        for person in self.persons.list("people", limit=100, cursor=None, contains=None).items:
-            for rejection in self.rejections.list("people", person.label, limit=500, cursor=None).items:
-                self.rejections.delete("people", person.label, str(rejection.id))
+        for person in self.directory.list("people", limit=100).items:
+            label = person.info.label
+            for rejection in self.rejections.list("people", label, limit=500, cursor=None).items:
+                self.rejections.delete("people", label, str(rejection.id))
 
 
 @pytest.fixture
@@ -110,7 +108,7 @@ def desk(database: Database, database_settings: Settings, models: Path) -> Desk:
     pgvector = PgvectorRecognition(database_settings, database, CircuitBreaker())
     made = Desk(
         FaceService(database_settings, database, embedder, packs, images),
-        PersonService(database),
+        PersonDirectory(database_settings, database, packs, images),
         ErasureService(
             database, packs, DatasetForgetting(database_settings, DatasetStore(database_settings, packs)), images
         ),

@@ -13,10 +13,16 @@ import psutil
 
 from app.config import parse_settings
 from app.embedder.client import EmbedderClient
+from tests.prepared import put_cluster, put_models
+from tests.service.commands import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 180
+_COMMANDS = Commands()
 ENDED_WITHIN_S = 60
+
+SMALL = {"JOBS_WORKERS": "0", "EMBEDDER_WORKERS": "1"}
+"""For a test that is about the web and its database: each other process takes a second of a core to start."""
 
 
 def free_port() -> int:
@@ -26,10 +32,17 @@ def free_port() -> int:
 
 
 class RunningService:
-    """`scripts/serve` with a storage folder and a port of its own."""
+    """`scripts/serve` with a storage folder and a port of its own.
 
-    def __init__(self, storage: Path, *, port: int | None = None, env: dict[str, str] | None = None) -> None:
+    Args:
+        fresh: it starts with an empty folder; else it finds the database and the model pack of an earlier start.
+    """
+
+    def __init__(
+        self, storage: Path, *, port: int | None = None, env: dict[str, str] | None = None, fresh: bool = False
+    ) -> None:
         self.storage = storage
+        self._fresh = fresh
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # A machine that is busy with something else is no overload, unless a test says so.
@@ -38,6 +51,8 @@ class RunningService:
         self.printed = storage.parent / f"{storage.name}.out"
 
     def start(self, *options: str) -> None:
+        if not self._fresh:
+            self._prepare()
         argv = [str(ROOT / "scripts/serve"), "--storage", str(self.storage), "--port", str(self.port), *options]
         with self.printed.open("w") as out:
             self.process = subprocess.Popen(argv, stdout=out, stderr=out, env=self.env, start_new_session=True)
@@ -46,6 +61,13 @@ class RunningService:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.said()}\n{self.logs()}"
             assert time.monotonic() < until, f"not ready: {self.said()}\n{self.logs()}"
             time.sleep(0.05)
+
+    def _prepare(self) -> None:
+        self.storage.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not (self.storage / "models/dlib").exists():
+            put_models(self.storage / "models")
+        if not (self.storage / "postgres").exists() and "VECTOR_DB_URL" not in self.env:
+            put_cluster(self.storage)
 
     def said(self) -> str:
         return self.printed.read_text()
@@ -61,8 +83,7 @@ class RunningService:
         return httpx.Client(base_url=self.url, headers={"x-api-key": self.key}, timeout=60)
 
     def flask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        argv = [str(ROOT / ".venv/bin/flask"), "--app", "wsgi", *arguments]
-        done = subprocess.run(argv, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=300)
+        done = _COMMANDS.run(arguments, self.env)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -90,6 +111,10 @@ class RunningService:
         """A client of the pool's."""
         return EmbedderClient(parse_settings(storage_dir=self.storage).embedder_address)
 
+    def wait_until_idle(self) -> None:
+        """Until the pool knows of every worker that it has done its job, which clients may know a moment earlier."""
+        eventually(lambda: all(worker.state != "busy" for worker in self.embedder().status().workers))
+
     def postmaster(self) -> psutil.Process:
         return psutil.Process(int((self.storage / "postgres/postmaster.pid").read_text().split()[0]))
 
@@ -114,8 +139,8 @@ class RunningService:
 
 
 @contextmanager
-def running_service(storage: Path, *options: str, env: dict[str, str] | None = None):
-    service = RunningService(storage, env=env)
+def running_service(storage: Path, *options: str, env: dict[str, str] | None = None, fresh: bool = False):
+    service = RunningService(storage, env=env, fresh=fresh)
     try:
         service.start(*options)
         yield service
@@ -132,7 +157,7 @@ def _argv(process: psutil.Process) -> list[str]:
         return []
 
 
-def eventually(condition, within_s: float = 60) -> None:
+def eventually(condition, within_s: float = 120) -> None:
     """Wait for a condition that other processes bring about."""
     until = time.monotonic() + within_s
     while not condition():

@@ -13,7 +13,7 @@ import pytest
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
 from tests import pictures
-from tests.service.running import eventually, running_service
+from tests.service.running import SMALL, eventually, running_service
 
 pytestmark = pytest.mark.service
 
@@ -178,7 +178,7 @@ def test_a_batch_has_limits(service, http):
 
 def test_others_get_their_turn_in_the_middle_of_a_batch(tmp_path):
     with (
-        running_service(tmp_path / "storage", "--workers", "1", env={"EMBEDDER_QUEUE": "4"}) as service,
+        running_service(tmp_path / "storage", "--workers", "1", env=SMALL | {"EMBEDDER_QUEUE": "4"}) as service,
         service.client() as http,
     ):
         files = [("file", GROUP)] * 20

@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from redis import Redis
 
 from tests.deepface_files import dataset
@@ -177,6 +178,11 @@ def test_nothing_is_left_of_a_person_but_the_receipt(
             answer = http.post(f"/v1/domains/people/persons/{_quoted(label)}/rejections", **said)
             assert answer.status_code == 201, answer.text
         assert SHOWN in named(http, people[wanted][PROBE])
+        small = http.get(f"{path}/faces/{faces['results'][0]['face']['id']}/thumbnail")
+        assert (small.status_code, small.headers["Content-Type"]) == (200, "image/webp")
+        assert Image.open(io.BytesIO(small.content)).size == (128, 128)
+        portrait = http.get(f"{path}/thumbnail")
+        assert portrait.status_code == 200
         export = http.get(f"{path}/export")
         assert export.status_code == 200
         archive = zipfile.ZipFile(io.BytesIO(export.content))
@@ -204,6 +210,7 @@ def test_nothing_is_left_of_a_person_but_the_receipt(
     for number, picture in enumerate(people[wanted][ENROLLED]):
         needles |= {f"{number}: {what}": needle for what, needle in picture_needles(picture.read_bytes()).items()}
 
+    needles |= {f"small: {what}": needle for what, needle in picture_needles(small.content).items()}
     for number, vector in enumerate(raw):
         needles |= {f"raw {number}: {what}": needle for what, needle in vector_needles(vector).items()}
 
@@ -220,6 +227,7 @@ def test_nothing_is_left_of_a_person_but_the_receipt(
         ("pkl", "vector at 0 in a pickle"),
         ("pkl", f"name {LABEL!r}"),
         ("images", f"picture at {people[wanted][0].stat().st_size // 4}"),
+        ("images", f"picture at {len(small.content) // 4}"),
     } <= {(file.partition("/")[0], what.rpartition(": ")[2]) for file, what in found}
     assert not {file for file, _ in found if file.startswith("logs/")}
     with service.client() as http:

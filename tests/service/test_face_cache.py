@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.pictures import filling_portrait, group_photo, portrait
 from tests.redis_server import redis_server
-from tests.service.running import RunningService, eventually, free_port, running_service
+from tests.service.running import SMALL, RunningService, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
@@ -34,7 +34,7 @@ def cached(tmp_path_factory, redis_port, redis_folder):
     """A service whose Redis is not there yet."""
     # However busy the machine is: it is Redis that must not fail anybody.
     patient = {"REQUEST_DEADLINE_S": "60", "EMBEDDER_QUEUE_S": "60"}
-    env = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "WEB_WORKERS": "2", **patient}
+    env = SMALL | {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "WEB_WORKERS": "2", **patient}
     with running_service(tmp_path_factory.mktemp("cached") / "storage", "--workers", "1", env=env) as running:
         with running.client() as http:
             for domain in ("people", "others"):
@@ -114,16 +114,19 @@ def test_a_picture_that_comes_again_asks_no_worker_whichever_process_gets_it_and
     picture = group_photo().read_bytes()
     with cached.client() as http, redis_server(redis_folder, redis_port):
         eventually(lambda: "cache" in recognize(http, picture)["timings_ms"])
+        cached.wait_until_idle()
         before = jobs(http)
         answers = []
         for _ in range(10):
             with cached.client() as other:  # a connection each: either process may get it
                 answers.append(recognize(other, picture))
+        cached.wait_until_idle()
         assert jobs(http) == before
         assert {tuple(face["box"].values()) for face in answers[0]["faces"]} == {
             tuple(face["box"].values()) for answer in answers for face in answer["faces"]
         }
         assert "cache" not in recognize(http, picture, "others")["timings_ms"]
+        cached.wait_until_idle()
         assert jobs(http) == before + 1
         assert metric(http, "redis_entries") >= 2
 

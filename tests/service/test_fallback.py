@@ -25,7 +25,7 @@ from tests import deepface_files as files
 from tests import pictures
 from tests.db_server import storage_in
 from tests.packs import install_dlib
-from tests.service.running import ROOT, RunningService, eventually, free_port, running_service
+from tests.service.running import ROOT, SMALL, RunningService, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
@@ -86,7 +86,10 @@ def enrol(http: httpx.Client, domain: str, label: str = "her", *, beside_dataset
 
 @contextmanager
 def load(service: RunningService, domain: str, clients: int = 4):
-    """Clients that ask without a pause; yields what they were answered, in order."""
+    """Clients that ask again and again; yields what they were answered, in order.
+
+    They pause after each: what they leave of two cores has to be enough to start a process beside.
+    """
     answers: list[tuple] = []
     done = threading.Event()
 
@@ -97,6 +100,7 @@ def load(service: RunningService, domain: str, clients: int = 4):
                     answers.append(outcome(recognize(http, domain)))
                 except httpx.TransportError as error:
                     answers.append(("dropped", repr(error)))
+                done.wait(0.05)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
@@ -148,7 +152,7 @@ def test_without_a_database_everything_that_needs_none_works_and_the_rest_says_s
     put_dataset(tmp_path / "storage", "a%2Fb Škoda", her_embedding, "李雷 <b>'\"%s")
     (tmp_path / "storage/pkl/broken").mkdir()
     (tmp_path / "storage/pkl/broken" / files.DLIB_NAME).write_bytes(b"\x80\x04.")
-    with running_service(tmp_path / "storage", env=env) as service, service.client() as http:
+    with running_service(tmp_path / "storage", env=SMALL | env, fresh=True) as service, service.client() as http:
         answer = http.post(
             "/recognize", data={"domain": "slovenia"}, files={"file": PHOTO}, headers={"X-Request-ID": "find-me"}
         )
@@ -219,7 +223,7 @@ def test_each_versions_dataset_names_the_thirty_probes_over_http(tmp_path):
         (tmp_path / "storage/pkl").mkdir(parents=True, exist_ok=True)
         (tmp_path / "storage/pkl" / version).symlink_to(folder)
     with (
-        running_service(tmp_path / "storage", env={"VECTOR_DB_ENABLED": "false"}) as service,
+        running_service(tmp_path / "storage", env=SMALL | {"VECTOR_DB_ENABLED": "false"}) as service,
         service.client() as http,
     ):
         for version in files.real_datasets():
@@ -233,7 +237,7 @@ def test_a_domain_that_is_not_migrated_is_answered_from_its_dataset_and_else_not
     storage = tmp_path / "storage"
     put_dataset(storage, "only a dataset", her_embedding)
     put_dataset(storage, "migrating", her_embedding)
-    with running_service(storage) as service, service.client() as http:
+    with running_service(storage, env=SMALL) as service, service.client() as http:
         assert outcome(recognize(http, "only a dataset")) == NOT_MIGRATED
         assert outcome(recognize(http, "neither")) == (404, "domain_not_found")
         enrol(http, "migrating", "not yet", beside_dataset_in=storage)
@@ -288,7 +292,7 @@ def test_a_domain_is_answered_from_its_dataset_until_the_last_transaction_of_its
     storage = tmp_path / "storage"
     path = put_dataset(storage, "moving", her_embedding)
     # The held transaction has more time than the test.
-    with running_service(storage, env={"DB_STATEMENT_TIMEOUT_S": "600"}) as service, service.client() as http:
+    with running_service(storage, env=SMALL | {"DB_STATEMENT_TIMEOUT_S": "600"}) as service, service.client() as http:
         database = Database(parse_settings(storage_dir=storage, vector_db_url=None))
         with database.maintenance() as holder, load(service, "moving") as answers:
             holder.execute(text(HOLDING))
@@ -326,7 +330,7 @@ def test_postgres_stopped_under_load_every_request_is_answered_from_the_dataset_
 ):
     storage = tmp_path / "storage"
     put_dataset(storage, "both", her_embedding)
-    with running_service(storage) as service, service.client() as http:
+    with running_service(storage, env=SMALL) as service, service.client() as http:
         enrol(http, "both", beside_dataset_in=storage)
         enrol(http, "no dataset")
         supervisor = psutil.Process(service.process.pid)
@@ -362,7 +366,7 @@ def test_a_database_that_stops_answering_holds_nobody_up_for_long(tmp_path, her_
     """Stopped, not ended: its sockets take everything and answer nothing."""
     storage = tmp_path / "storage"
     put_dataset(storage, "both", her_embedding)
-    with running_service(storage) as service, service.client() as http:
+    with running_service(storage, env=SMALL) as service, service.client() as http:
         enrol(http, "both", beside_dataset_in=storage)
         with load(service, "both", clients=2) as answers:
             since(answers, 0, FROM_PGVECTOR)
@@ -387,7 +391,7 @@ def test_a_service_starts_though_its_database_elsewhere_is_away_and_migrates_it_
     EmbeddedPostgres(elsewhere).start().stop()
     url = database_url(elsewhere).set(drivername="postgresql").render_as_string(hide_password=False)
     put_dataset(tmp_path / "storage", "d", her_embedding)
-    with running_service(tmp_path / "storage", env={"VECTOR_DB_URL": url}) as service, service.client() as http:
+    with running_service(tmp_path / "storage", env=SMALL | {"VECTOR_DB_URL": url}) as service, service.client() as http:
         assert "until it is back" in service.said()
         assert outcome(recognize(http, "d")) == NO_DATABASE
         server = EmbeddedPostgres(elsewhere).start()
@@ -453,7 +457,7 @@ def test_a_service_that_began_without_a_database_gets_one_by_a_reload(tmp_path, 
     storage = tmp_path / "storage"
     put_dataset(storage, "old", her_embedding)
     env_file.write_text("VECTOR_DB_ENABLED=false\n")
-    with running_service(storage, "--env-file", str(env_file)) as service, service.client() as http:
+    with running_service(storage, "--env-file", str(env_file), fresh=True) as service, service.client() as http:
         assert outcome(recognize(http, "old")) == BY_CHOICE
         reload(service, env_file, "VECTOR_DB_ENABLED=true\n")
         eventually(lambda: outcome(recognize(http, "old")) == NOT_MIGRATED)
@@ -472,7 +476,7 @@ def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her
     storage = tmp_path / "storage"
     put_dataset(storage, "d", her_embedding)
     env_file.write_text("VECTOR_DB_ENABLED=false\n")
-    with running_service(storage, env={"ENV_FILE": str(env_file)}) as service, service.client() as http:
+    with running_service(storage, env=SMALL | {"ENV_FILE": str(env_file)}) as service, service.client() as http:
         for content, said in _WRONG_SETTINGS.items():
             workers = {worker.pid for worker in service.web()[1]}
             told = reload(service, env_file, content)

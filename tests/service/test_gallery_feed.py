@@ -25,7 +25,7 @@ from app.edge.sources.file import CacheFile
 from app.edge.sync import GallerySync
 from app.gallery_pages import MEDIA_TYPE, decode
 from tests import pictures
-from tests.service.running import RunningService, eventually, running_service
+from tests.service.running import SMALL, RunningService, eventually, running_service
 
 pytestmark = pytest.mark.service
 
@@ -37,7 +37,7 @@ HIM = pictures.filling_portrait().read_bytes()
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service that may be killed."""
-    with running_service(tmp_path_factory.mktemp("feed") / "storage") as running:
+    with running_service(tmp_path_factory.mktemp("feed") / "storage", env=SMALL) as running:
         yield running
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import pictures
 from tests.redis_server import redis_server
-from tests.service.running import RunningService, eventually, free_port, running_service
+from tests.service.running import SMALL, RunningService, eventually, free_port, running_service
 from tests.service.test_fallback import (
     BY_CHOICE,
     FROM_PGVECTOR,
@@ -190,7 +190,7 @@ def test_with_postgres_killed_keys_go_on_working_and_revoked_ones_do_not(tmp_pat
     storage = tmp_path / "storage"
     put_dataset(storage, "mine", her_embedding)
     put_dataset(storage, "theirs", her_embedding)
-    with running_service(storage) as service, service.client() as http:
+    with running_service(storage, env=SMALL) as service, service.client() as http:
         eventually((storage / "keys.snapshot").exists)  # from its start on
         keys = make_keys(http, storage, "mine", "theirs")
         with as_client(service, keys["kept"]["key"]) as client:
@@ -235,11 +235,11 @@ def test_without_a_database_by_choice_a_tenant_has_its_dataset_alone_until_the_s
     put_dataset(storage, "mine", her_embedding)
     put_dataset(storage, "theirs", her_embedding)
     env_file.write_text("")
-    with running_service(storage, "--env-file", str(env_file)) as service, service.client() as http:
+    with running_service(storage, "--env-file", str(env_file), env=SMALL) as service, service.client() as http:
         keys = make_keys(http, storage, "mine", "theirs")
     env_file.write_text("VECTOR_DB_ENABLED=false\n")
     with (
-        running_service(storage, "--env-file", str(env_file)) as service,
+        running_service(storage, "--env-file", str(env_file), env=SMALL) as service,
         service.client() as http,
         as_client(service, keys["kept"]["key"]) as client,
     ):
@@ -254,7 +254,7 @@ def test_without_a_database_by_choice_a_tenant_has_its_dataset_alone_until_the_s
         assert status(service, keys["revoked later"]["key"]) == 401
         assert "has not been told yet" in service.flask("keys", "snapshot").stdout
     env_file.write_text("VECTOR_DB_ENABLED=false\nKEY_SNAPSHOT_MAX_AGE_S=0.001\n")
-    with running_service(storage, "--env-file", str(env_file)) as service, service.client() as http:
+    with running_service(storage, "--env-file", str(env_file), env=SMALL) as service, service.client() as http:
         with as_client(service, keys["kept"]["key"]) as client:
             refused = recognize(client, "mine")
             assert outcome(refused) == (503, "keys_unavailable")
@@ -264,7 +264,7 @@ def test_without_a_database_by_choice_a_tenant_has_its_dataset_alone_until_the_s
         assert "NOT gone by" in service.flask("keys", "snapshot").stdout
         assert "WRONG  keys" in service.flask("doctor", check=False).stdout
     env_file.write_text("")
-    with running_service(storage, "--env-file", str(env_file)) as service, service.client() as http:
+    with running_service(storage, "--env-file", str(env_file), env=SMALL) as service, service.client() as http:
         assert status(service, keys["revoked later"]["key"]) == 401
         eventually(lambda: stored_state(http, keys["revoked later"]) == "revoked")
         assert status(service, keys["kept"]["key"]) == 200
@@ -273,7 +273,7 @@ def test_without_a_database_by_choice_a_tenant_has_its_dataset_alone_until_the_s
 def test_a_database_that_stops_answering_holds_no_tenant_up_for_long(tmp_path, her_embedding):
     storage = tmp_path / "storage"
     put_dataset(storage, "mine", her_embedding)
-    with running_service(storage) as service, service.client() as http:
+    with running_service(storage, env=SMALL) as service, service.client() as http:
         keys = make_keys(http, storage, "mine", "theirs")
         with as_client(service, keys["kept"]["key"]) as client:
             assert outcome(recognize(client, "mine")) == FROM_PGVECTOR
@@ -297,7 +297,7 @@ def test_with_redis_a_keys_rate_is_one_for_all_processes_and_a_dead_redis_fails_
     with (
         redis_server(tmp_path, port) as redis,
         running_service(
-            tmp_path / "storage", env={"REDIS_URL": f"redis://127.0.0.1:{port}/0", "WEB_WORKERS": "2"}
+            tmp_path / "storage", env=SMALL | {"REDIS_URL": f"redis://127.0.0.1:{port}/0", "WEB_WORKERS": "2"}
         ) as service,
         service.client() as http,
     ):

@@ -59,7 +59,8 @@ def test_a_person_has_all_that_was_said_of_them(http, persons):
     assert (told["valid_from"], told["valid_until"]) == ("2026-03-29T01:30:00+00:00", "9999-12-31T23:59:59+00:00")
     assert (told["external_id"], told["metadata"], told["display_name"]) == ("R-17/1", said["metadata"], "Ana")
     assert http.get(f"{persons}/{told['id']}").json() == told
-    assert http.get(persons, params={"external_id": "R-17/1"}).json()["items"] == [told]
+    listed = http.get(persons, params={"external_id": "R-17/1"}).json()
+    assert (listed["items"], listed["total"]) == ([told | {"quality": None, "has_image": False}], 1)
     changed = http.patch(
         f"{persons}/Ana", json={"label": None, "external_id": None, "valid_until": None, "metadata": {"a": 1}}
     ).json()
@@ -116,7 +117,8 @@ def test_what_cannot_be_kept_is_refused_and_nothing_changes(http, persons, body,
     for answer in (http.post(persons, json={"label": "Bor", **body}), http.patch(f"{persons}/Ana", json=body)):
         assert problem(answer) == (422, code)
         assert re.search(says, answer.json()["detail"])
-    assert http.get(persons).json()["items"] == [before]
+    assert http.get(f"{persons}/Ana").json() == before
+    assert http.get(persons).json()["total"] == 1
 
 
 def test_hostile_metadata_are_an_error_like_any_other(http, persons):
@@ -247,6 +249,12 @@ def test_commands_list_show_merge_and_find_duplicates(service, http, domain, per
     told = service.flask("persons", "merge", "Eileen", "E. Collins", "--domain", domain, "--yes").stdout
     assert "1 faces moved, 0 were there already; 2 faces now" in told
     assert "No two persons" in service.flask("persons", "duplicates", "--domain", domain).stdout
+    assert "No face is far" in service.flask("persons", "outliers", "--domain", domain).stdout
+    enrol(http, f"{persons}/Eileen", pictures.filling_portrait().read_bytes())
+    wrong = json.loads(service.flask("persons", "outliers", "--domain", domain, "--json").stdout)
+    assert wrong == http.get(f"/v1/domains/{domain}/outliers").json()["items"]
+    assert {(one["person"]["label"], one["faces"], one["resembles"]) for one in wrong} >= {("Eileen", 3, None)}
+    assert f"face {wrong[0]['face_id']} of 3" in service.flask("persons", "outliers", "--domain", domain).stdout
     wrong = service.flask("persons", "merge", "Eileen", "R-17", "--domain", domain, "--yes", check=False)
     assert wrong.returncode == 1
     assert "same person" in wrong.stderr

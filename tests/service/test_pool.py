@@ -20,13 +20,13 @@ from app.embedder.client import EmbedderClient
 from app.errors import EmbedderUnavailable, InvalidImage, ModelUnavailable, UnknownModel, WorkerTimeout
 from tests import pictures
 from tests.packs import install_scrfd
-from tests.service.running import ROOT, eventually, free_port, running_service
+from tests.service.running import ROOT, SMALL, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
 
 def test_more_requests_than_the_queue_holds_are_refused_at_once_and_the_others_answered(tmp_path):
-    env = {"EMBEDDER_QUEUE": "2", "FACE_CACHE_TTL_S": "0"}
+    env = SMALL | {"EMBEDDER_QUEUE": "2", "FACE_CACHE_TTL_S": "0"}
     with running_service(tmp_path / "storage", "--workers", "1", env=env) as service:
         with service.client() as http:
             http.post("/v1/domains", json={"name": "busy"}).raise_for_status()
@@ -49,7 +49,7 @@ def test_more_requests_than_the_queue_holds_are_refused_at_once_and_the_others_a
 
 
 def test_a_worker_that_hangs_costs_504_at_the_deadline_and_is_replaced(tmp_path):
-    with running_service(tmp_path / "storage", "--workers", "1", env={"REQUEST_DEADLINE_S": "2"}) as service:
+    with running_service(tmp_path / "storage", "--workers", "1", env=SMALL | {"REQUEST_DEADLINE_S": "2"}) as service:
         _, (worker,) = service.pool()
         worker.send_signal(signal.SIGSTOP)
         client = service.embedder()
@@ -64,7 +64,7 @@ def test_a_worker_that_hangs_costs_504_at_the_deadline_and_is_replaced(tmp_path)
 
 def test_a_picture_that_needs_more_memory_than_a_worker_may_have_costs_only_itself(tmp_path):
     """64 megapixels of WebP take about 1.1 GB beside the model."""
-    env = {"EMBEDDER_MEMORY_MB": "768", "REQUEST_DEADLINE_S": "60"}
+    env = SMALL | {"EMBEDDER_MEMORY_MB": "768", "REQUEST_DEADLINE_S": "60"}
     with running_service(tmp_path / "storage", "--workers", "2", env=env) as service, service.client() as http:
         http.post("/v1/domains", json={"name": "large"}).raise_for_status()
         large = pictures.encode(Image.new("RGB", (8000, 8000), "red"), "WEBP", method=0)
@@ -100,7 +100,7 @@ def test_the_client_names_what_went_wrong(service, tmp_path):
 def test_a_pool_elsewhere_is_asked_over_tcp(tmp_path):
     """The pool of one service is that of another one, which has none."""
     port = free_port()
-    with running_service(tmp_path / "first") as first:
+    with running_service(tmp_path / "first", env=SMALL) as first:
         env = {**first.env, "STORAGE_DIR": str(first.storage), "EMBEDDER_URL": f"tcp://127.0.0.1:{port}"}
         elsewhere = subprocess.Popen([ROOT / ".venv/bin/python", "-m", "app.embedder.pool"], cwd=ROOT, env=env)
         try:
@@ -108,7 +108,9 @@ def test_a_pool_elsewhere_is_asked_over_tcp(tmp_path):
             eventually(lambda: is_loaded(client))
             photo = pictures.group_photo().read_bytes()
             assert len(client.analyze(photo, deadline=Deadline.after(30)).faces) == 6
-            with running_service(tmp_path / "second", env={"EMBEDDER_URL": f"tcp://127.0.0.1:{port}"}) as second:
+            with running_service(
+                tmp_path / "second", env=SMALL | {"EMBEDDER_URL": f"tcp://127.0.0.1:{port}"}
+            ) as second:
                 assert not [process for process in second.tree() if "app.embedder.pool" in process.cmdline()]
                 with second.client() as http:
                     http.post("/v1/domains", json={"name": "far"}).raise_for_status()
@@ -141,7 +143,7 @@ def test_several_models_are_loaded_side_by_side_and_each_is_asked_by_its_name(tm
     storage = tmp_path / "storage"
     pack = install_scrfd(storage / "models")
     # The default model is not loaded a second time where it is named.
-    env = {"EMBEDDER_EXTRA_MODELS": f"{pack.manifest.name}=2,dlib=3"}
+    env = SMALL | {"EMBEDDER_EXTRA_MODELS": f"{pack.manifest.name}=2,dlib=3"}
     with running_service(storage, "--workers", "1", env=env) as service:
         client = service.embedder()
         eventually(lambda: all(worker.is_loaded for worker in client.status().workers))
@@ -172,7 +174,7 @@ def test_several_models_are_loaded_side_by_side_and_each_is_asked_by_its_name(tm
 def test_a_further_model_that_goes_missing_costs_only_itself_and_doctor_names_it(tmp_path):
     storage = tmp_path / "storage"
     name = install_scrfd(storage / "models").manifest.name
-    with running_service(storage, "--workers", "1", env={"EMBEDDER_EXTRA_MODELS": name}) as service:
+    with running_service(storage, "--workers", "1", env=SMALL | {"EMBEDDER_EXTRA_MODELS": name}) as service:
         client = service.embedder()
         eventually(lambda: all(worker.is_loaded for worker in client.status().workers))
         away = (storage / "models" / name).rename(tmp_path / "away")

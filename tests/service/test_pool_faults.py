@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.embedder.pools import CLIENTS, RunningPool, at_once, faces, running_pool
-from tests.service.running import RunningService, eventually
+from tests.service.running import SMALL, RunningService, eventually
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
@@ -27,7 +27,7 @@ def storage(tmp_path_factory):
 def web(tmp_path_factory, models, storage):
     """A service that asks a pool elsewhere."""
     with running_pool(storage, models) as pool:
-        env = {
+        env = SMALL | {
             "EMBEDDER_URL": pool.settings.embedder_address,
             "REQUEST_DEADLINE_S": str(_DEADLINE_S),
             "FACE_CACHE_TTL_S": "0",  # each request is to meet the pool

@@ -7,7 +7,7 @@ from tests.service.searching import superuser
 
 pytestmark = pytest.mark.service
 
-_CLOSE_ALL = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'facedex'"
+_CLOSE_ALL = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE application_name = 'facedex'"
 
 
 def test_nobody_notices_that_the_server_has_closed_all_idle_connections(service: RunningService) -> None:

@@ -205,7 +205,7 @@ def test_ten_persons_enrolled_by_command_are_named_over_http(service, http, gall
 
 def test_another_pack_names_all_thirty_and_never_meets_the_first_ones_embeddings(tmp_path, galleries):
     folder = scrfd_folder()
-    service = RunningService(tmp_path / "storage")
+    service = RunningService(tmp_path / "storage", env={"JOBS_WORKERS": "0"})
     try:
         service.start()
         with service.client() as http:

@@ -8,7 +8,7 @@ import pytest
 
 from app.embedder.client import EmbedderClient
 from tests import pictures
-from tests.service.running import RunningService, running_service
+from tests.service.running import SMALL, RunningService, running_service
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
@@ -20,7 +20,12 @@ DRIFT = 0.25
 
 
 def test_memory_does_not_grow_with_the_number_of_requests(tmp_path):
-    env = {"EMBEDDER_MAX_REQUESTS": "0", "EMBEDDER_RECYCLE_MB": "0", "WEB_THREADS": "8", "FACE_CACHE_TTL_S": "0"}
+    env = SMALL | {
+        "EMBEDDER_MAX_REQUESTS": "0",
+        "EMBEDDER_RECYCLE_MB": "0",
+        "WEB_THREADS": "8",
+        "FACE_CACHE_TTL_S": "0",
+    }
     with running_service(tmp_path / "storage", "--workers", "2", env=env) as service:
         with service.client() as http:
             http.post("/v1/domains", json={"name": "people"}).raise_for_status()

@@ -35,6 +35,7 @@ def service(tmp_path_factory) -> Iterator[RunningService]:
     """A service of these tests' own: with few threads, which streams must not hold."""
     env = {
         "AUTH_FAILURES_PER_MINUTE": "100000",
+        "JOBS_WORKERS": "0",
         "WEB_WORKERS": "1",
         "WEB_THREADS": str(THREADS),
         "SESSION_MAX_FPS": "1000",

@@ -407,9 +407,7 @@ def test_sessions_follow_a_person_who_is_renamed_or_merged(studio, office):
     office.merging.merge("people", "Joanna", "Anna")
     assert studio.sessions.read(named.id).label == "Joanna"
     assert show(future, *views(0, 5))[-1]["result"]["new_person"] is False
-    assert [person.label for person in office.persons.list("people", limit=9, cursor=None, contains=None).items] == [
-        "Joanna"
-    ]
+    assert [person.info.label for person in office.directory.list("people", limit=9).items] == ["Joanna"]
 
 
 def test_what_was_rejected_for_the_person_speaks_against_them(studio, office):

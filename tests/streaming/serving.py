@@ -42,7 +42,7 @@ class FakeSession:
             self.reaches.add(current_reach())
             self.started.set()
             if self.gate is not None:
-                assert self.gate.wait(30)
+                assert self.gate.wait(60)
             if picture in self.raises:
                 raise self.raises[picture]
             answer = {"type": "frame", "frame": frame, "accepted": True, "bytes": len(picture)}

@@ -22,11 +22,7 @@ from app.errors import (
 from app.tenancy import Reach, acting
 from app.verification.person import PersonVerificationRequest, PersonVerificationService, Refusal
 from app.vision.packs import PackStore
-from tests.db_server import database, database_settings, empty_database_settings, make_gallery, server_settings
-from tests.enrolment.conftest import office
 from tests.enrolment.drawn import THRESHOLD, DrawnPool, axis, between, draw
-
-__all__ = ["database", "database_settings", "empty_database_settings", "make_gallery", "office", "server_settings"]
 
 
 @pytest.fixture
@@ -77,7 +73,7 @@ def test_one_statement_beside_those_of_every_transaction(office, verify, databas
     event.listen(database.engine, "before_cursor_execute", note)
     verify("Ana", draw(axis(0)))
     event.remove(database.engine, "before_cursor_execute", note)
-    assert [statement.split()[0] for statement in seen] == ["SET", "SELECT"]
+    assert [statement.split()[0] for statement in seen] == ["BEGIN;", "SELECT"]
 
 
 def test_the_index_of_vectors_is_not_used(office, verify, database):

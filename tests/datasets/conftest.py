@@ -1,5 +1,0 @@
-"""The database's fixtures."""
-
-from tests.db_server import database, database_settings, empty_database_settings, server_settings
-
-__all__ = ["database", "database_settings", "empty_database_settings", "server_settings"]
