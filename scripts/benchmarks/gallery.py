@@ -173,7 +173,7 @@ def _match(asked: _Asked) -> list[dict[str, Any]]:
         "float16, codes": people.gallery(stored="float16").snapshot,
         "float16, exact": people.gallery(stored="float16", codes=False).snapshot,
     }
-    matrix = ways["exact"].matrix
+    matrix = ways["exact"].columns.matrix
     probes = people.probes(asked.runs * 2)
     units = probes / np.linalg.norm(probes, axis=1, keepdims=True)
     np.random.default_rng(1).shuffle(units)

@@ -1,6 +1,7 @@
 """Clients of the service, many at a time, in a process of their own. Bare sockets: they share the machine with the service."""
 
 import asyncio
+import http.client
 import json
 import multiprocessing
 import random
@@ -12,8 +13,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+import click
 import numpy as np
 
 # The web closes a connection that was idle for five seconds; one that has been so for less is certain to be there.
@@ -91,6 +93,32 @@ def upload(path: str, fields: dict[str, str], files: Sequence[tuple[str, bytes]]
 def _part(disposition: str, data: bytes) -> bytes:
     head = f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n"
     return head.encode() + data + b"\r\n"
+
+
+class OneClient:
+    """One client of a service, with one connection that it keeps; it reads the JSON of each answer."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def ask(self, request: bytes) -> dict[str, Any]:
+        """Send a whole request, of `upload` say, and read the answer.
+
+        Raises:
+            click.ClickException: it is no success.
+        """
+        self._connection.send(request)
+        answer = self._connection.response_class(self._connection.sock, method="POST")
+        answer.begin()
+        body = answer.read()
+        if not 200 <= answer.status < 300:
+            raise click.ClickException(f"{answer.status}: {body.decode(errors='replace')}")
+        told: dict[str, Any] = json.loads(body)
+        return told
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
 
 
 def closed_loop(

@@ -1,7 +1,6 @@
 """What a worker takes for the largest pictures that are accepted: model and picture, by format."""
 
 import importlib.util
-import json
 import select
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from PIL import Image
 
 from app.vision.dlib_onnx import prepare_dlib_pack
 from app.vision.install import PackFacts, install_pack
-from scripts.benchmarks.report import machine
+from scripts.benchmarks.parts import processes_table, worker_table
+from scripts.benchmarks.report import Table, show
+from scripts.benchmarks.running import temporary_service
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCRFD = _ROOT / ".." / "shared" / "models" / "scrfd500m_mobilefacenet"
@@ -39,21 +40,41 @@ for path in map(str.strip, sys.stdin):
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def memory(as_json: bool) -> None:
-    """What EMBEDDER_MEMORY_MB has to allow: pictures of 64 megapixels full of faces, in each format, by model pack."""
+@click.option(
+    "--requests", type=click.IntRange(min=8), default=500, show_default=True, help="Before processes are looked at."
+)
+@click.option(
+    "--limits",
+    is_flag=True,
+    help="Only what EMBEDDER_MEMORY_MB has to allow: the largest pictures, by format and pack.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def memory(requests: int, limits: bool, as_json: bool) -> None:
+    """The processes of a service, and a worker by part; or, with --limits, the most that a worker takes."""
+    if limits:
+        _show_limits(as_json=as_json)
+        return
+    with tempfile.TemporaryDirectory(prefix="facedex-bench-") as folder, temporary_service() as service:
+        processes, facts = processes_table(service, requests=requests)
+        worker, more = worker_table(service.storage / "models", Path(folder))
+    show("Memory by part", [], facts | more, as_json=as_json, tables=[processes, worker])
+
+
+def _show_limits(*, as_json: bool) -> None:
+    """Pictures of 64 megapixels full of faces, in each format, by model pack."""
     with tempfile.TemporaryDirectory() as folder:
         packs = _packs(Path(folder) / "models")
         files = _write_pictures(Path(folder))
         rows = [row for pack in packs for row in _measure(Path(folder) / "models", pack, files)]
-    if as_json:
-        click.echo(json.dumps({"machine": machine(), "rows": rows}, indent=2))
-        return
-    click.echo(", ".join(f"{key}: {value}" for key, value in machine().items()) + "\n")
-    click.echo(f"{'pack':<26} {'picture':<18} {'faces':>5} {'at most':>10} {'resident after':>15}")
-    for row in rows:
-        spans = f"{row['data_mib']:>6} MiB {row['rss_after_mib']:>11} MiB"
-        click.echo(f"{row['pack']:<26} {row['picture']:<18} {row['faces']:>5} {spans}")
+    names = {
+        "pack": "pack",
+        "picture": "picture",
+        "faces": "faces",
+        "data_mib": "at most MiB",
+        "rss_after_mib": "resident after MiB",
+    }
+    table = Table("The largest pictures", tuple(names.values()), [tuple(row[name] for name in names) for row in rows])
+    show("What EMBEDDER_MEMORY_MB has to allow", [], {}, as_json=as_json, tables=[table])
 
 
 def _packs(models: Path) -> list[str]:

@@ -1,8 +1,6 @@
 """A synthetic dataset's migration, and the bare COPY and CREATE INDEX of the same vectors, on an embedded server of its own."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +9,6 @@ import numpy as np
 import psycopg
 from sqlalchemy import text
 
-from app.config import Settings, parse_settings
 from app.datasets.attempt import Order
 from app.datasets.contracts import deepface_model
 from app.datasets.copying import normalised
@@ -22,14 +19,12 @@ from app.datasets.names import deepface_file_name
 from app.datasets.report import MigrationReport, Silent
 from app.datasets.rows import DatasetRow
 from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
-from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import upgrade
 from app.db.partitions import HNSW_EF_CONSTRUCTION, HNSW_M
 from app.db.session import Database
 from app.db.templates import random_ids
-from app.tenancy import acting, everything
 from app.vision.faces import Box
 from app.vision.packs import Calibration, Licence, PackFile, PackManifest
+from scripts.benchmarks.databases import temporary_server
 from scripts.benchmarks.report import show, time_interleaved
 
 _NOISE = 0.5
@@ -44,7 +39,8 @@ _NOISE = 0.5
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def migrate_pkl(persons: int, rows: int, dimension: int, form: str, runs: int, as_json: bool) -> None:
     """`flask migrate-pkl` by copy, against a bare COPY and CREATE INDEX of the same vectors."""
-    with tempfile.TemporaryDirectory(prefix="facedex-bench-") as folder, _database(Path(folder)) as database:
+    with tempfile.TemporaryDirectory(prefix="facedex-bench-") as folder, temporary_server() as server:
+        database = server.database
         pack = _pack(dimension)
         vectors, labels = _vectors(persons, rows, dimension)
         dataset = _write(Path(folder), pack, vectors, labels, form)
@@ -62,26 +58,6 @@ def migrate_pkl(persons: int, rows: int, dimension: int, form: str, runs: int, a
         "seconds by stage": ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items()),
     }
     show("A dataset into the database, read from its file", timings, facts, as_json=as_json)
-
-
-@contextmanager
-def _database(folder: Path) -> Iterator[Database]:
-    settings: Settings = parse_settings(storage_dir=folder / "storage", vector_db_url=None, vector_db_enabled=True)
-    settings.storage_dir.mkdir(mode=0o711)
-    for place in (settings.run_dir, settings.logs_dir):
-        place.mkdir()
-    folder.chmod(0o711)  # the server's own user passes through
-    server = EmbeddedPostgres(settings)
-    server.prepare()
-    running = server.start()
-    database = Database(settings)
-    try:
-        upgrade(database.engine)
-        with acting(everything("bench")):
-            yield database
-    finally:
-        database.close()
-        running.stop()
 
 
 def _vectors(persons: int, rows: int, dimension: int) -> tuple[np.ndarray, list[str]]:

@@ -1,16 +1,16 @@
 """What the pool and the web add to the engine: in time for one picture, and in throughput with all cores busy."""
 
-import http.client
-import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 import numpy as np
 
 from app.deadline import Deadline
 from app.embedder.client import EmbedderClient
+from scripts.benchmarks.bare_web import bare_web
 from scripts.benchmarks.engines import MAX_PIXELS, EngineProcesses, open_engine
-from scripts.benchmarks.load import closed_loop, upload
+from scripts.benchmarks.load import OneClient, closed_loop, open_loop, upload
 from scripts.benchmarks.pictures import photos
 from scripts.benchmarks.processes import cpu_by_role, members
 from scripts.benchmarks.report import Timing, cores, show, time_interleaved
@@ -22,6 +22,7 @@ _LATENCY_AIM, _THROUGHPUT_AIM = 1.15, 0.9
 _TURN = 20
 # So that a worker never waits for somebody to ask.
 _CLIENTS_PER_WORKER = 4
+_WARM = 200
 
 
 @click.command()
@@ -46,22 +47,12 @@ def pool(runs: int, rounds: int, seconds: float, as_json: bool) -> None:
 def _ways(service: Service, pictures: Sequence[bytes]) -> dict[str, Callable[[int], object]]:
     engine = open_engine(service.storage / "models")
     client = EmbedderClient(service.pool_address)
-    connection = http.client.HTTPConnection("127.0.0.1", service.port)
+    http = OneClient(service.port)
     uploads = _uploads(service, pictures)
-
-    def over_http(run: int) -> None:
-        connection.send(uploads[run % len(uploads)])
-        answer = connection.response_class(connection.sock, method="POST")
-        answer.begin()
-        body = answer.read()
-        if answer.status != 200:
-            raise click.ClickException(f"{answer.status}: {body.decode()}")
-        json.loads(body)
-
     return {
         "engine": lambda run: engine.analyze(pictures[run % len(pictures)], max_pixels=MAX_PIXELS),
         "pool": lambda run: client.analyze(pictures[run % len(pictures)], deadline=Deadline.after(10)),
-        "HTTP and pool": over_http,
+        "HTTP and pool": lambda run: http.ask(uploads[run % len(uploads)]),
     }
 
 
@@ -101,6 +92,7 @@ def _throughput_facts(service: Service, pictures: Sequence[bytes], rounds: int, 
             used["clients"] += load.cpu_s
             answered += len(load.answers)
             served.append(load.rate)
+        bare_ms = _bare_web_ms(engines, uploads, float(np.median(served)), seconds)
     own_rate, own_cpu_ms = float(np.median([rate for rate, _ in own])), float(np.median([s for _, s in own])) * 1e3
     ratio = float(np.median(served)) / own_rate
     cpu_ms = {role: cpu_s / answered * 1e3 for role, cpu_s in used.items()}
@@ -111,4 +103,20 @@ def _throughput_facts(service: Service, pictures: Sequence[bytes], rounds: int, 
         "processor time a picture, engine alone": f"{own_cpu_ms:.2f} ms",
         "through HTTP and pool, all processes": f"{sum(cpu_ms.values()):.2f} ms: "
         + ", ".join(f"{role} {ms:.2f}" for role, ms in cpu_ms.items() if ms >= 0.005),
+        "a bare Flask view under Gunicorn, as often, beside busy engines": f"{bare_ms:.2f} ms with its clients; "
+        f"a pool that costs nothing would reach {own_cpu_ms / (own_cpu_ms + bare_ms):.3f}",
     }
+
+
+def _bare_web_ms(engines: EngineProcesses, uploads: Sequence[bytes], rate: float, seconds: float) -> float:
+    """Processor time of the least that has to be done for a request, with caches as cold as engines leave them."""
+    with bare_web() as web, ThreadPoolExecutor(1) as beside:
+        closed_loop(web.port, uploads, 2 * _CLIENTS_PER_WORKER, count=_WARM)
+        busy = beside.submit(engines.run, seconds + 2.0)
+        before_s = web.cpu_s()
+        load = open_loop(web.port, uploads, rate=rate, seconds=seconds)
+        used_s = web.cpu_s() - before_s + load.cpu_s
+        busy.result()
+    if load.counts.keys() != {"200"}:
+        raise click.ClickException(f"Not all were answered: {load.counts}")
+    return used_s / len(load.answers) * 1e3

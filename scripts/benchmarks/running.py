@@ -15,8 +15,12 @@ import click
 import httpx
 
 from app.config import PROJECT_ROOT, Settings
+from app.db.session import Database
+from app.tenancy import acting, everything
 
 _READY_WITHIN_S = 180.0
+# What stands in for packages that the environment of a service does not have.
+_HIDDEN = Path(__file__).with_name("hidden")
 
 
 class Service:
@@ -41,22 +45,34 @@ class Service:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
+        self.spawn()
+        until_s = time.monotonic() + _READY_WITHIN_S
+        while not self._ready():
+            if self.process.poll() is not None or time.monotonic() > until_s:
+                raise click.ClickException("The service did not start.")
+            time.sleep(0.05)
+
+    def spawn(self, *, stderr: int = subprocess.DEVNULL) -> None:
+        """Start it."""
         given = ["--storage", str(self.storage), "--port", str(self.port), "--env-file", str(self.settings_file)]
         argv = [sys.executable, "-P", "-m", "app.server", *given]
         env = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-        env |= self._env | {"PYTHONPATH": str(PROJECT_ROOT)}
-        self._process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until_s = time.monotonic() + _READY_WITHIN_S
-        while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > until_s:
-                raise click.ClickException("The service did not start.")
-            time.sleep(0.05)
+        env |= self._env | {"PYTHONPATH": os.pathsep.join([str(_HIDDEN), str(PROJECT_ROOT)])}
+        self._process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=stderr)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Of its supervisor."""
+        assert self._process is not None
+        return self._process
 
     def stop(self) -> None:
         """Stop it, if it runs, and wait until it has ended."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+            if self._process.stderr is not None:
+                self._process.stderr.close()
             self._process = None
 
     def reload(self) -> None:
@@ -83,6 +99,17 @@ class Service:
     def create_domain(self, name: str) -> None:
         """Make a domain, empty."""
         httpx.post(f"{self.url}/v1/domains", json={"name": name}, headers=self.key).raise_for_status()
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """Connections to its database, with everything within reach."""
+        settings = Settings(_env_file=None, storage_dir=self.storage, vector_db_enabled=True, vector_db_url=None)
+        database = Database(settings)
+        try:
+            with acting(everything("bench")):
+                yield database
+        finally:
+            database.close()
 
     def _ready(self) -> bool:
         try:
