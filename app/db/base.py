@@ -4,13 +4,15 @@ from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
-from pgvector.sqlalchemy import VECTOR
+from pgvector import Bit
+from pgvector.sqlalchemy import BIT, VECTOR
 from sqlalchemy import CheckConstraint, DateTime, LargeBinary, MetaData, Text
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-from app.vision.faces import Float32Array
+from app.db.codes import BITS
+from app.vision.faces import Float32Array, UInt8Array
 
 UNIT_TOLERANCE: Final = 1e-3
 """An embedding that is farther from unit length was not normalised."""
@@ -30,6 +32,21 @@ class Embedding(TypeDecorator[Float32Array]):
     def process_result_value(self, value: Any, dialect: Any) -> Float32Array | None:
         """The driver's list as an array."""
         return None if value is None else np.asarray(value, dtype=np.float32)
+
+
+class Code(TypeDecorator[UInt8Array]):
+    """A code of `app.db.codes`: `bit(1024)` in SQL; uint8, (128,) in Python."""
+
+    impl = BIT(BITS)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Bit | None:
+        """The array as the driver takes it."""
+        return None if value is None else Bit(value.tobytes())
+
+    def process_result_value(self, value: Any, dialect: Any) -> UInt8Array | None:
+        """The driver's text as an array."""
+        return None if value is None else np.packbits(np.frombuffer(value.encode(), np.uint8) == ord("1"))
 
 
 class Base(DeclarativeBase):

@@ -1,6 +1,6 @@
 """Templates as PostgreSQL's binary COPY stream, encoded column by column for all rows at once.
 
-Source of the form: PostgreSQL's manual, `COPY`, "Binary Format"; of `vector`: pgvector `vector_send`.
+Source of the form: PostgreSQL's manual, `COPY`, "Binary Format"; of `bit`: `varbit_send`; of `vector`: pgvector `vector_send`.
 """
 
 import struct
@@ -10,11 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from app.db.codes import BITS, CODE_BYTES, codes_of, has_codes
 from app.vision.faces import Float32Array, UInt8Array
 
 Int32Array = npt.NDArray[np.int32]
 
-COPY_COLUMNS: Final = "domain_id, id, person_id, image_sha256, box_x, box_y, box_w, box_h, score, sharpness, embedding"
+COPY_COLUMNS: Final = (
+    "domain_id, id, person_id, image_sha256, box_x, box_y, box_w, box_h, score, sharpness, code, embedding"
+)
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER: Final = struct.pack(">h", -1)
 _NULL: Final = -1
@@ -55,6 +58,7 @@ def copy_stream(domain_id: int, batch: TemplateBatch) -> bytes:
         *((">i4", batch.boxes[:, side : side + 1]) for side in range(4)),
         (">f4", batch.scores[:, None]),
         (">f4", batch.sharpness[:, None]),
+        ("u1", _codes(batch.embeddings) if has_codes(dimension) else None),
     ]
     fields = [field for n, (kind, values) in enumerate(columns) for field in _field(n, kind, values)]
     fields += [("size", ">i4"), ("dimension", ">i2"), ("unused", ">i2"), ("vector", ">f4", (dimension,))]
@@ -68,6 +72,14 @@ def copy_stream(domain_id: int, batch: TemplateBatch) -> bytes:
     rows["dimension"] = dimension
     rows["vector"] = batch.embeddings
     return _HEADER + rows.tobytes() + _TRAILER
+
+
+def _codes(units: Float32Array) -> UInt8Array:
+    """The codes, each after its number of bits: uint8, (N, 132)."""
+    fields = np.empty((len(units), 4 + CODE_BYTES), np.uint8)
+    fields[:, :4] = np.frombuffer(struct.pack(">i", BITS), np.uint8)
+    fields[:, 4:] = codes_of(units)
+    return fields
 
 
 def _field(number: int, kind: str, values: npt.NDArray[Any] | None) -> list[tuple[Any, ...]]:

@@ -26,10 +26,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, Embedding, unit_embedding
+from app.db.base import Base, Code, Embedding, unit_embedding
+from app.db.codes import MIN_DIMENSION
 from app.db.session_models import FaceSession, FaceSessionFrame
 from app.db.work_models import Job, JobFile, ReferencePhoto
-from app.vision.faces import Float32Array
+from app.vision.faces import Float32Array, UInt8Array
 
 __all__ = [
     "MAX_DIMENSION",
@@ -141,7 +142,7 @@ class FaceEmbedding(Base):
     """One template: a unit-length embedding of one face of one picture, in the domain's own partition.
 
     Written only by `app/db/templates.py`, which checks the vector and counts. `image_sha256` is null for a template
-    whose picture was never seen (a migrated one).
+    whose picture was never seen (a migrated one). `code` is the embedding's (`app.db.codes`), where its kind has one.
     """
 
     __tablename__ = "face_embeddings"
@@ -154,8 +155,10 @@ class FaceEmbedding(Base):
         ),
         # Enrolling a picture twice is harmless. The digest stands first: it also finds a picture in the whole domain.
         UniqueConstraint("domain_id", "image_sha256", "person_id", name="face_embeddings_image_key"),
-        Index("face_embeddings_person_idx", "domain_id", "person_id"),
+        # With what a pass by codes needs of each row, so that it reads this in place of the table.
+        Index("face_embeddings_person_idx", "domain_id", "person_id", postgresql_include=["id", "code"]),
         unit_embedding(),
+        CheckConstraint(f"(vector_dims(embedding) >= {MIN_DIMENSION}) = (code IS NOT NULL)", name="code"),
         {"postgresql_partition_by": "LIST (domain_id)"},
     )
 
@@ -171,6 +174,7 @@ class FaceEmbedding(Base):
     sharpness: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     embedding: Mapped[Float32Array] = mapped_column(Embedding)
+    code: Mapped[UInt8Array | None] = mapped_column(Code, deferred=True)
 
 
 class FaceRejection(Base):

@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from app.db.partitions import gone_means_deleted, index_name, partition_name
+from app.db.codes import has_codes
+from app.db.partitions import gone_means_deleted, partition_name
 from app.db.session import Database, patience
 from app.errors import DomainNotFound
 
@@ -23,13 +24,17 @@ _WARM_IN_A_ROW: Final = 2
 
 # The busiest first, as far as the server's statistics, which a clean stop keeps, remember.
 _GALLERIES_SQL: Final = """
-SELECT d.id, d.dimension, pg_relation_size(t.oid), coalesce(pg_relation_size(i.indexrelid), 0)
+SELECT d.id, d.dimension, pg_relation_size(t.oid), pg_indexes_size(t.oid), i.indexrelid IS NOT NULL
 FROM domains AS d
 JOIN pg_class AS t ON t.oid = to_regclass(:table || d.id)
 LEFT JOIN pg_index AS i ON i.indexrelid = to_regclass(:table || d.id || '_hnsw') AND i.indisvalid AND i.indisready
 LEFT JOIN pg_stat_user_tables AS used ON used.relid = t.oid
 WHERE d.template_count > 0
 ORDER BY coalesce(used.seq_scan, 0) + coalesce(used.idx_scan, 0) DESC, d.id
+"""
+_BY_EXTENSION_SQL: Final = """
+SELECT pg_prewarm(t.oid), (SELECT sum(pg_prewarm(i.indexrelid)) FROM pg_index AS i WHERE i.indrelid = t.oid AND i.indisvalid)
+FROM to_regclass(:table) AS t (oid) WHERE t.oid IS NOT NULL
 """
 _BUFFERS_SQL: Final = (
     "SELECT setting::bigint * 8192, to_regproc('pg_prewarm') IS NOT NULL FROM pg_settings WHERE name = 'shared_buffers'"
@@ -72,21 +77,21 @@ def prewarm(database: Database, *, limit_s: float, go_on: Callable[[], bool] = l
         buffers_bytes, has_extension = connection.execute(text(_BUFFERS_SQL)).one()
         found = connection.execute(text(_GALLERIES_SQL), {"table": partition_name(0)[:-1]}).all()
         _settle(connection)
-        for domain_id, dimension, table_bytes, index_bytes in found:
+        for domain_id, dimension, table_bytes, indexes_bytes, has_hnsw in found:
             if time.monotonic() > until_s or not go_on():
                 break
-            if size_bytes + table_bytes + index_bytes > buffers_bytes * _SHARE_OF_BUFFERS:
+            if size_bytes + table_bytes + indexes_bytes > buffers_bytes * _SHARE_OF_BUFFERS:
                 continue
             try:
                 with gone_means_deleted():
                     if has_extension:
-                        _by_extension(connection, domain_id, has_index=index_bytes > 0)
+                        _by_extension(connection, domain_id)
                     else:
                         pages = table_bytes // _PAGE_BYTES
-                        _by_asking(connection, domain_id, dimension, pages, until_s=until_s, has_index=index_bytes > 0)
+                        _by_asking(connection, domain_id, dimension, pages, until_s=until_s, has_hnsw=has_hnsw)
             except DomainNotFound:
                 continue
-            warmed, size_bytes = warmed + 1, size_bytes + table_bytes + index_bytes
+            warmed, size_bytes = warmed + 1, size_bytes + table_bytes + indexes_bytes
     return Warmed(warmed, size_bytes, len(found) - warmed, time.monotonic() - started_s)
 
 
@@ -105,22 +110,21 @@ def _settle(connection: Connection) -> None:
     connection.execute(text(f"SET hnsw.ef_search = {_EF_SEARCH}; SET enable_seqscan = off"))
 
 
-def _by_extension(connection: Connection, domain_id: int, *, has_index: bool) -> None:
-    names = [partition_name(domain_id), *([index_name(domain_id)] if has_index else [])]
-    for name in names:
-        # A domain that was deleted meanwhile has no table.
-        connection.execute(
-            text("SELECT pg_prewarm(t) FROM to_regclass(:name) AS t WHERE t IS NOT NULL"), {"name": name}
-        )
+def _by_extension(connection: Connection, domain_id: int) -> None:
+    # A domain that was deleted meanwhile has no table.
+    connection.execute(text(_BY_EXTENSION_SQL), {"table": partition_name(domain_id)})
 
 
 def _by_asking(
-    connection: Connection, domain_id: int, dimension: int, pages: int, *, until_s: float, has_index: bool
+    connection: Connection, domain_id: int, dimension: int, pages: int, *, until_s: float, has_hnsw: bool
 ) -> None:
     table = partition_name(domain_id)
     # Every page: an index would do for the mere count of rows, and of a column that cannot be null the answer is known.
     connection.execute(text(f"SELECT count(*) FROM {table} WHERE sharpness < -1"))  # noqa: S608 - digits
-    if not has_index:
+    if has_codes(dimension):  # all that is asked for here is in the index of persons, which a pass by codes reads
+        asked = f"SELECT count(*) FROM {table} WHERE domain_id = :domain_id AND bit_count(code) < 0"  # noqa: S608 - digits
+        connection.execute(text(asked), {"domain_id": domain_id})
+    if not has_hnsw:
         return
     # Of pages all over the table: persons lie in the order in which they came.
     probes = connection.scalars(

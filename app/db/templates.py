@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.base import UNIT_TOLERANCE
+from app.db.codes import codes_of, has_codes
 from app.db.copying import COPY_COLUMNS, TemplateBatch, copy_stream
 from app.db.domains import lock_domain
 from app.db.models import Domain, FaceEmbedding, Person
@@ -100,7 +101,8 @@ def insert_templates(session: Session, domain_id: int, templates: Sequence[NewTe
     if not templates:
         return []
     statement = insert(FaceEmbedding).on_conflict_do_nothing(constraint="face_embeddings_image_key")
-    rows = [_columns(domain_id, template, unit) for template, unit in zip(templates, units, strict=True)]
+    codes = codes_of(units) if has_codes(domain.dimension) else [None] * len(units)
+    rows = [_columns(domain_id, *each) for each in zip(templates, units, codes, strict=True)]
     stored = set(session.scalars(statement.values(rows).returning(FaceEmbedding.id)))
     _count(session, domain_id, len(stored))
     return [template.id for template in templates if template.id in stored]
@@ -200,7 +202,7 @@ def _count(session: Session, domain_id: int, change: int) -> None:
     )
 
 
-def _columns(domain_id: int, template: NewTemplate, unit: Float32Array) -> dict[str, Any]:
+def _columns(domain_id: int, template: NewTemplate, unit: Float32Array, code: UInt8Array | None) -> dict[str, Any]:
     return {
         "domain_id": domain_id,
         "id": template.id,
@@ -213,4 +215,5 @@ def _columns(domain_id: int, template: NewTemplate, unit: Float32Array) -> dict[
         "score": template.score,
         "sharpness": template.sharpness,
         "embedding": unit,
+        "code": code,
     }

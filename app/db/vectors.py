@@ -1,13 +1,15 @@
 """1:N search of one domain's templates: exact, or through the HNSW index where its answer is beyond doubt.
 
 An index may make a search fast; it never decides that somebody is unknown. A small partition is scanned. In a large one
-the index is asked first, and its answer stands only where it is a clear match; else the partition is scanned as well.
-Distances are always those of the stored float32 vectors.
+the index is asked first, and its answer stands only where it is a clear match; else the whole partition is passed over as well:
+by codes (`app.db.codes`) where templates have them, which leave out nobody within the threshold but once in a million, by their
+vectors where they have none. Distances are always those of the stored float32 vectors.
 
 Two kinds of persons are no candidates at all: who is not valid now, and who was rejected for a face that is nearer to the
 probe than any of their templates is.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +18,10 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-from pgvector import Vector
+from pgvector import Bit, Vector
 from sqlalchemy.orm import Session
 
+from app.db.codes import BITS, codes_of, differing_bits, has_codes
 from app.db.domains import Gallery
 from app.db.partitions import gone_means_deleted, partition_name
 from app.db.session import BareTransaction, fetch_raw
@@ -32,6 +35,8 @@ _EXACT_ROWS_PER_PERSON: Final = 30
 _HNSW_ROWS_PER_PERSON: Final = 4
 _MORE_HNSW_ROWS: Final = 8
 _MAX_EF_SEARCH: Final = 1_000  # pgvector's
+# Of the templates that nothing is known of, so many are compared by their vectors: it takes next to no time.
+_LEAST_SHARE: Final = 0.005
 
 VALID_NOW_SQL: Final = (
     "(coalesce(valid_from <= statement_timestamp(), true) AND coalesce(valid_until > statement_timestamp(), true))"
@@ -45,6 +50,8 @@ class SearchPath(StrEnum):
     EXACT = "exact"
     HNSW = "hnsw"
     HNSW_THEN_EXACT = "hnsw+exact"
+    CODES = "codes"
+    HNSW_THEN_CODES = "hnsw+codes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +124,12 @@ def search(
     if len(units) == 0 or gallery.template_count == 0:
         return [ProbeHits((), SearchPath.EXACT)] * len(units)
     with gone_means_deleted():
-        if not _has_use_for_index(gallery, options):
-            return _exact(session, gallery, units, options, SearchPath.EXACT)
-        return _through_index(session, gallery, units, options)
+        if _has_use_for_index(gallery, options):
+            return _through_index(session, gallery, units, options)
+        if _has_use_for_codes(gallery, options):
+            insist_on_index(session, _ef_search(options))
+            return _by_codes(session, gallery, units, options, SearchPath.CODES, SearchPath.EXACT)
+        return _exact(session, gallery, units, options, SearchPath.EXACT)
 
 
 # Of the rows nearest to each probe, the persons; of these, all templates. Unit vectors: the cosine distance is 1 plus the
@@ -131,7 +141,7 @@ SELECT probe.n, near.horizon, EXISTS (
     WHERE rejection.domain_id = :domain_id AND rejection.person_id = near.person_id
         AND 1 + (rejection.embedding <#> probe.v) <= :threshold AND 1 + (rejection.embedding <#> probe.v) < seen.nearest
 ), person.id, person.label, person.display_name, near.nearest, seen.occurrences, seen.mean
-FROM (VALUES {probes}) AS probe (n, v)
+FROM (VALUES {probes}) AS probe (n, v, code)
 CROSS JOIN LATERAL ({near}) AS near
 CROSS JOIN LATERAL (
     SELECT id, label, display_name FROM persons WHERE domain_id = :domain_id AND id = near.person_id
@@ -156,6 +166,20 @@ _NEAREST_PERSONS_SQL: Final = """
     ) AS template
     GROUP BY person_id ORDER BY nearest, person_id LIMIT :top_k
 """
+# All that the inner part needs is in the index of persons; the few rows that are left are looked up by their ids.
+_NEAREST_BY_CODE_SQL: Final = """
+    SELECT person_id, 1 + min(negative) AS nearest, 1 + max(max(negative)) OVER () AS horizon
+    FROM (
+        SELECT coded.person_id, whole.embedding <#> probe.v AS negative
+        FROM (
+            SELECT id, person_id FROM {table} AS template
+            WHERE domain_id = :domain_id AND code <~> probe.code <= :bits AND {valid} OFFSET 0
+        ) AS coded
+        CROSS JOIN LATERAL (SELECT embedding FROM {table} WHERE domain_id = :domain_id AND id = coded.id LIMIT 1) AS whole
+        OFFSET 0
+    ) AS template
+    GROUP BY person_id ORDER BY nearest, person_id LIMIT :top_k
+"""
 # Whoever is not valid now is left out within the search, by the clock of the database: they push nobody out of the nearest.
 # In many domains nobody has a limit: then no row is looked at for it, which is a tenth of a scan.
 _NOBODY_HAS_A_LIMIT_SQL: Final = """(SELECT NOT EXISTS (
@@ -177,6 +201,8 @@ HNSW_ROWS_SQL: Final = (
     "ORDER BY CAST(embedding AS halfvec({dimension})) <=> CAST(probe.v AS halfvec({dimension})) LIMIT :rows"
 )
 EVERY_ROW_SQL: Final = ""
+CODE_ROWS_SQL: Final = "codes"
+"""In the place of these: by codes, of which no more than `:bits` differ from the probe's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,20 +267,54 @@ def _through_index(
     rows = _ef_search(options)
     insist_on_index(session, rows)
     found = _run(session, gallery, units, options, HNSW_ROWS_SQL, rows)
-    # Of persons with many templates, the rows hold but a few.
+    # Of persons with many templates, the rows hold but a few. A pass by codes takes no longer than to look for more.
     more = min(_MORE_HNSW_ROWS * rows, _MAX_EF_SEARCH)
-    if more > rows and (crowded := [n for n, one in enumerate(found) if one.met < options.top_k]):
+    patient = not _has_use_for_codes(gallery, options)
+    crowded = [n for n, one in enumerate(found) if one.met < options.top_k and (patient or _is_clear(one, options))]
+    if more > rows and crowded:
         insist_on_index(session, more)
         for n, one in zip(crowded, _run(session, gallery, units[crowded], options, HNSW_ROWS_SQL, more), strict=True):
             found[n] = one
     hits = [ProbeHits(one.persons, SearchPath.HNSW) for one in found]
-    doubtful = [n for n, one in enumerate(found) if one.rejected or not is_clear(one.persons, one.horizon, options)]
+    doubtful = [n for n, one in enumerate(found) if not _is_clear(one, options)]
     if doubtful:
+        for n, confirmed in zip(doubtful, _confirm(session, gallery, units[doubtful], options), strict=True):
+            hits[n] = confirmed
+    return hits
+
+
+def _confirm(
+    session: Session | BareTransaction, gallery: Gallery, units: Float32Array, options: SearchOptions
+) -> list[ProbeHits]:
+    """Pass over the whole partition, of which the index has seen a part."""
+    if _has_use_for_codes(gallery, options):
+        paths = (SearchPath.HNSW_THEN_CODES, SearchPath.HNSW_THEN_EXACT)
+        return _by_codes(session, gallery, units, options, *paths)
+    fetch_raw(session, _ALLOW_SCANS_SQL)
+    return _exact(session, gallery, units, options, SearchPath.HNSW_THEN_EXACT)
+
+
+def _by_codes(
+    session: Session | BareTransaction,
+    gallery: Gallery,
+    units: Float32Array,
+    options: SearchOptions,
+    path: SearchPath,
+    scanned: SearchPath,
+) -> list[ProbeHits]:
+    """Everybody within the threshold, and who else is near by code; by a scan, and `scanned`, where that is too few."""
+    found = _run(session, gallery, units, options, CODE_ROWS_SQL, 0)
+    hits = [ProbeHits(one.persons, path) for one in found]
+    short = [n for n, one in enumerate(found) if len(one.persons) < options.top_k]
+    if short:
         fetch_raw(session, _ALLOW_SCANS_SQL)
-        confirmed = _exact(session, gallery, units[doubtful], options, SearchPath.HNSW_THEN_EXACT)
-        for n, exact in zip(doubtful, confirmed, strict=True):
+        for n, exact in zip(short, _exact(session, gallery, units[short], options, scanned), strict=True):
             hits[n] = exact
     return hits
+
+
+def _is_clear(one: _Found, options: SearchOptions) -> bool:
+    return not one.rejected and is_clear(one.persons, one.horizon, options)
 
 
 def is_clear(persons: Sequence[PersonHit], horizon: float, options: SearchOptions) -> bool:
@@ -283,12 +343,28 @@ _ALLOW_SCANS_SQL: Final = "SELECT set_config('enable_seqscan', 'on', true)"
 
 def search_settings(gallery: Gallery, options: SearchOptions) -> dict[str, str]:
     """What to begin a transaction with that is made for a search: else the search has to say it in a turn of its own."""
-    index = _index_settings(_ef_search(options)) if _has_use_for_index(gallery, options) else {}
-    return index | _PLAN_ONCE
+    used = _has_use_for_index(gallery, options) or _has_use_for_codes(gallery, options)
+    return (_index_settings(_ef_search(options)) if used else {}) | _PLAN_ONCE
 
 
 def _has_use_for_index(gallery: Gallery, options: SearchOptions) -> bool:
     return gallery.index_valid and gallery.template_count > options.exact_max_rows
+
+
+def _has_use_for_codes(gallery: Gallery, options: SearchOptions) -> bool:
+    large = has_codes(gallery.dimension) and gallery.template_count > options.exact_max_rows
+    return large and _differing_bits(gallery, options) is not None
+
+
+def _differing_bits(gallery: Gallery, options: SearchOptions) -> int | None:
+    """Enough for whom the decision depends on, who is within the threshold or behind one who is by less than the margin; and
+    for as many strangers as an answer tells of.
+    """
+    rows = _EXACT_ROWS_PER_PERSON * options.top_k
+    share = max(_LEAST_SHARE, min(1.0, rows / gallery.template_count))
+    # Rounded up: a gallery that grows by one template needs no other number.
+    share = math.ceil(share / _LEAST_SHARE) * _LEAST_SHARE
+    return differing_bits(gallery.dimension, options.threshold + options.margin, share)
 
 
 def _ef_search(options: SearchOptions) -> int:
@@ -320,6 +396,9 @@ def _run(
     """What is found for each probe, in one round trip."""
     parameters: dict[str, object] = {f"probe_{n}": Vector(unit) for n, unit in enumerate(units, 1)}
     parameters["threshold"] = options.threshold
+    if rows_sql == CODE_ROWS_SQL:
+        parameters |= {f"code_{n}": Bit(code.tobytes()) for n, code in enumerate(codes_of(units), 1)}
+        parameters["bits"] = _differing_bits(gallery, options)
     statement = _driver_sql(search_sql(gallery, rows_sql, probes=len(units), top_k=options.top_k, rows=rows))
     persons: list[list[PersonHit]] = [[] for _ in units]
     rejections = [0] * len(units)
@@ -347,8 +426,13 @@ def _search_sql(domain_id: int, dimension: int, rows_sql: str, probes: int, top_
     # The names and numbers that become part of the text are integers of our own.
     table = partition_name(domain_id)
     valid = _VALID_IN_INDEX_SQL if rows_sql == HNSW_ROWS_SQL else _VALID_IN_SCAN_SQL
-    near = _NEAREST_PERSONS_SQL.format(table=table, valid=valid, rows=rows_sql.format(dimension=dimension))
-    values = ", ".join(f"({n}, CAST(:probe_{n} AS vector))" for n in range(1, probes + 1))
+    by_code = rows_sql == CODE_ROWS_SQL
+    if by_code:
+        near = _NEAREST_BY_CODE_SQL.format(table=table, valid=valid)
+    else:
+        near = _NEAREST_PERSONS_SQL.format(table=table, valid=valid, rows=rows_sql.format(dimension=dimension))
+    codes = f"CAST(:code_{{n}} AS bit({BITS}))" if by_code else "NULL"
+    values = ", ".join(f"({n}, CAST(:probe_{n} AS vector), {codes.format(n=n)})" for n in range(1, probes + 1))
     statement = _SEARCH_SQL.format(table=table, near=near, probes=values)
     for name, value in (("domain_id", domain_id), ("top_k", top_k), ("rows", rows)):
         statement = statement.replace(f":{name}", str(value))
@@ -357,7 +441,8 @@ def _search_sql(domain_id: int, dimension: int, rows_sql: str, probes: int, top_
 
 @lru_cache(maxsize=1024)
 def _driver_sql(statement: str) -> str:
-    return re.sub(r":(probe_\d+)", r"%(\1)b", statement).replace(":threshold", "%(threshold)s")
+    named = re.sub(r":((?:probe|code)_\d+)", r"%(\1)b", statement)
+    return named.replace(":threshold", "%(threshold)s").replace(":bits", "CAST(%(bits)s AS float8)")
 
 
 def _hit(person_id: UUID, label: str, name: str, nearest: float, occurrences: int, mean: float | None) -> PersonHit:

@@ -52,9 +52,9 @@ def _checks(connection: Connection, schema: str, tables: tuple[str, ...]) -> set
 
 
 def test_embeddings_from_before_the_constraint_are_told_of_and_nothing_changes(database: Database) -> None:
-    migrate.downgrade(database.engine, "0006")
     with database.transaction() as session:
         domain = create_domain(session, "people", model="m", contract="c", dimension=2)
+    migrate.downgrade(database.engine, "0006")
     for vector, refused in (("[0,0]", True), ("[0.6,0.8]", False)):
         with database.maintenance() as connection:
             connection.execute(text("DELETE FROM face_embeddings"))

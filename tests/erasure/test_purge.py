@@ -89,13 +89,13 @@ def test_a_table_that_is_in_use_is_told(
 
 
 def test_statistics_hold_neither_names_nor_vectors(database: Database, make_gallery: Maker) -> None:
-    gallery = make_gallery("people", random_units(200, 8), bulk=True)
-    rebuild_index(database, gallery.domain_id, 8)
+    gallery = make_gallery("people", random_units(200, 256), bulk=True)
+    rebuild_index(database, gallery.domain_id, 256)
     with database.maintenance() as connection:
         connection.execute(text("ANALYZE"))
         sampled = set(connection.execute(text("SELECT tablename, attname FROM pg_stats WHERE schemaname = 'public'")))
     assert sampled, "else nothing was analysed"
     personal = {"label", "display_name", "external_id", "former_labels", "labels", "metadata", "body", "headers"}
     columns = {column for _, column in sampled}
-    assert columns & (personal | {"embedding", "halfvec"}) == set()
+    assert columns & (personal | {"embedding", "halfvec", "code"}) == set()
     assert {table for table, _ in sampled if table.endswith("_hnsw")} == set()
