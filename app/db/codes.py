@@ -1,9 +1,10 @@
 """Codes of 1,024 bits that tell how near two unit vectors are, at a sixteenth of the size of one of 512 dimensions.
 
 A bit is the side of a plane on which the vector lies. The planes were drawn at random, once and for all, so that two vectors
-with an angle a between them differ in a bit with the probability a / pi, whatever the vectors are: of 1,024, how many differ is
-binomially distributed. A template beyond a certain number of them is, but once in a million, not within the threshold; the
-others are compared by their vectors.
+with an angle a between them differ in a bit with the probability a / pi, whatever model made them: of 1,024, how many differ is
+binomially distributed. So there is a number of bits in which a template within the threshold differs once in a million at most;
+one that differs in more need not be looked at. A vector that somebody makes to suit the planes is outside of this, which is one
+reason to ask HNSW as well.
 
 Source: M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms" (2002); the bound is Chernoff's.
 """
@@ -59,10 +60,10 @@ def differing_bits(dimension: int, distance: float, strangers: float) -> int | N
     Args:
         dimension: of the vectors.
         distance: cosine distance (0 to 2): one at just that distance is left out once in a million, nearer ones less often.
-        strangers: the share of vectors that have nothing in common with the probe which has to be let in too.
+        strangers: of vectors in random directions, let in about that share in any case.
 
     Returns:
-        0 to 1,024; None where so many would be let in that a scan is as quick.
+        0 to 1,024; None where so many of those would be let in that a scan is as quick.
     """
     needed = max(_bits_within(distance), _bits_of_strangers(dimension, strangers))
     return needed if needed <= _bits_of_strangers(dimension, _MOST_STRANGERS) else None

@@ -89,8 +89,8 @@ def create_partition(session: Session, domain_id: int, dimension: int) -> None:
         session.execute(text(_wall_sql(domain_id)))
         session.execute(text(f"ALTER TABLE face_embeddings ATTACH PARTITION {table} FOR VALUES IN ({int(domain_id)})"))
         session.execute(text(f"SELECT watch_templates('{table}')"))
-        session.execute(text(create_index_sql(domain_id, dimension)))
-        session.execute(text(no_statistics_sql(domain_id)))
+        session.execute(text(_create_index_sql(domain_id, dimension)))
+        session.execute(text(_no_statistics_sql(domain_id)))
 
 
 def drop_partition(session: Session, domain_id: int) -> None:
@@ -146,6 +146,21 @@ def build_index(
         connection.execute(text("ANALYZE persons"))
 
 
+def build_index_within(connection: Connection, domain_id: int, dimension: int) -> None:
+    """Build a missing index in the caller's transaction, which locks out enrolments: for migrations of the schema."""
+    _set_build_memory(connection, domain_id, dimension, for_transaction=True)
+    create = text(_create_index_sql(domain_id, dimension))
+    try:
+        with connection.begin_nested():
+            connection.execute(create)
+    except OperationalError as error:
+        if not _is_out_of_space(error):
+            raise
+        connection.execute(text("SET LOCAL max_parallel_maintenance_workers = 0"))
+        connection.execute(create)
+    connection.execute(text(_no_statistics_sql(domain_id)))
+
+
 def _build_missing(connection: Connection, domain_id: int, dimension: int, *, concurrently: bool) -> None:
     """In parallel and, where shared memory does not suffice for that, once more without."""
     try:
@@ -159,8 +174,8 @@ def _build_missing(connection: Connection, domain_id: int, dimension: int, *, co
 
 def _create_anew(connection: Connection, domain_id: int, dimension: int, *, concurrently: bool) -> None:
     connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(domain_id)}"))
-    connection.execute(text(create_index_sql(domain_id, dimension, concurrently=concurrently)))
-    connection.execute(text(no_statistics_sql(domain_id)))
+    connection.execute(text(_create_index_sql(domain_id, dimension, concurrently=concurrently)))
+    connection.execute(text(_no_statistics_sql(domain_id)))
 
 
 def _is_out_of_space(error: OperationalError) -> bool:
@@ -168,13 +183,14 @@ def _is_out_of_space(error: OperationalError) -> bool:
     return getattr(error.orig, "sqlstate", None) in ("53100", "53200")
 
 
-def _set_build_memory(connection: Connection, domain_id: int, dimension: int) -> None:
+def _set_build_memory(connection: Connection, domain_id: int, dimension: int, *, for_transaction: bool = False) -> None:
     """Enough for the graph, without which building takes several times as long, within limits; for this session."""
     rows = connection.scalar(text(f"SELECT count(*) FROM {partition_name(domain_id)}")) or 0  # noqa: S608 - digits
     given_kb = connection.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'maintenance_work_mem'")) or 0
     wanted_kb = rows * (_GRAPH_BYTES_PER_ROW + 2 * dimension) // 1024
     allowed_kb = max(given_kb, min(wanted_kb, _BUILD_MEMORY_FACTOR * given_kb, _BUILD_MEMORY_MAX_KB))
-    connection.execute(text("SELECT set_config('maintenance_work_mem', :kb, false)"), {"kb": str(allowed_kb)})
+    setting = text("SELECT set_config('maintenance_work_mem', :kb, :local)")
+    connection.execute(setting, {"kb": str(allowed_kb), "local": for_transaction})
 
 
 def built_rows(session: Session, domain_id: int) -> int:
@@ -233,8 +249,7 @@ def _wall_sql(domain_id: int) -> str:
     )
 
 
-def create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = False) -> str:
-    """The statement that builds the HNSW index, unless there is one."""
+def _create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = False) -> str:
     return (
         f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {index_name(domain_id)}"
         f" ON {partition_name(domain_id)}"
@@ -243,6 +258,6 @@ def create_index_sql(domain_id: int, dimension: int, *, concurrently: bool = Fal
     )
 
 
-def no_statistics_sql(domain_id: int) -> str:
+def _no_statistics_sql(domain_id: int) -> str:
     """Of an index's expression too, statistics would be samples of the vectors, which no erasure reaches."""
     return f"ALTER INDEX {index_name(domain_id)} ALTER COLUMN 1 SET STATISTICS 0"

@@ -446,13 +446,13 @@ def set_local(session: Session | Connection, **values: str) -> None:
     session.execute(text(f"SELECT {calls}"), values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BareTransaction:
     """A transaction for `fetch_raw` alone; ends with the block that it was made in.
 
     Attributes:
         connection: the driver's.
-        settings: of the server, which it was begun with.
+        settings: of the server, which are in force as long as it lasts.
     """
 
     connection: psycopg.Connection[Any]

@@ -11,7 +11,7 @@ probe than any of their templates is.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -35,7 +35,7 @@ _EXACT_ROWS_PER_PERSON: Final = 30
 _HNSW_ROWS_PER_PERSON: Final = 4
 _MORE_HNSW_ROWS: Final = 8
 _MAX_EF_SEARCH: Final = 1_000  # pgvector's
-# Of the templates that nothing is known of, so many are compared by their vectors: it takes next to no time.
+# Of a gallery, the share whose codes are nearest is compared by the vectors in any case: it takes next to no time.
 _LEAST_SHARE: Final = 0.005
 
 VALID_NOW_SQL: Final = (
@@ -107,6 +107,9 @@ def search(
 ) -> list[ProbeHits]:
     """Find the nearest persons for every probe, in one round trip where the partition is small.
 
+    Whoever a decision depends on (within the threshold, or behind one who is by less than the margin) is found as by exact
+    search. Persons behind them are near ones, and in a small partition the nearest.
+
     Args:
         session: a transaction; settings that the search needs end with it.
         gallery: of `load_gallery` or `look_up_gallery`, of a moment ago.
@@ -128,19 +131,19 @@ def search(
             return _through_index(session, gallery, units, options)
         if _has_use_for_codes(gallery, options):
             insist_on_index(session, _ef_search(options))
-            return _by_codes(session, gallery, units, options, SearchPath.CODES, SearchPath.EXACT)
+            return _by_codes(session, gallery, units, options, (SearchPath.CODES, SearchPath.EXACT))
         return _exact(session, gallery, units, options, SearchPath.EXACT)
 
 
 # Of the rows nearest to each probe, the persons; of these, all templates. Unit vectors: the cosine distance is 1 plus the
-# negative inner product, which is cheaper. `horizon` is the distance of the farthest row that was looked at. A rejection is
-# compared with the nearest of all templates: the index may have missed it.
+# negative inner product, which is cheaper. `horizon` is the distance of the farthest row that was looked at. A person is as
+# near as the nearest of all their templates: the index, or a pass by codes, may have missed it.
 _SEARCH_SQL: Final = """
 SELECT probe.n, near.horizon, EXISTS (
     SELECT FROM face_rejections AS rejection
     WHERE rejection.domain_id = :domain_id AND rejection.person_id = near.person_id
         AND 1 + (rejection.embedding <#> probe.v) <= :threshold AND 1 + (rejection.embedding <#> probe.v) < seen.nearest
-), person.id, person.label, person.display_name, near.nearest, seen.occurrences, seen.mean
+), person.id, person.label, person.display_name, seen.nearest, seen.occurrences, seen.mean
 FROM (VALUES {probes}) AS probe (n, v, code)
 CROSS JOIN LATERAL ({near}) AS near
 CROSS JOIN LATERAL (
@@ -156,7 +159,7 @@ CROSS JOIN LATERAL (
         OFFSET 0 -- a fence: the distance is computed once
     ) AS template
 ) AS seen
-ORDER BY probe.n, near.nearest, person.id
+ORDER BY probe.n, seen.nearest, person.id
 """
 # The order is by the very expression that is selected: else each distance would be computed twice.
 _NEAREST_PERSONS_SQL: Final = """
@@ -201,8 +204,8 @@ HNSW_ROWS_SQL: Final = (
     "ORDER BY CAST(embedding AS halfvec({dimension})) <=> CAST(probe.v AS halfvec({dimension})) LIMIT :rows"
 )
 EVERY_ROW_SQL: Final = ""
-CODE_ROWS_SQL: Final = "codes"
-"""In the place of these: by codes, of which no more than `:bits` differ from the probe's."""
+BY_CODES: Final = None
+"""In place of such an order: those whose codes differ from the probe's in no more than `:bits`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,20 +281,31 @@ def _through_index(
     hits = [ProbeHits(one.persons, SearchPath.HNSW) for one in found]
     doubtful = [n for n, one in enumerate(found) if not _is_clear(one, options)]
     if doubtful:
-        for n, confirmed in zip(doubtful, _confirm(session, gallery, units[doubtful], options), strict=True):
+        seen = [found[n].persons for n in doubtful]
+        for n, confirmed in zip(doubtful, _confirm(session, gallery, units[doubtful], options, seen), strict=True):
             hits[n] = confirmed
     return hits
 
 
 def _confirm(
-    session: Session | BareTransaction, gallery: Gallery, units: Float32Array, options: SearchOptions
+    session: Session | BareTransaction,
+    gallery: Gallery,
+    units: Float32Array,
+    options: SearchOptions,
+    seen: Sequence[tuple[PersonHit, ...]],
 ) -> list[ProbeHits]:
-    """Pass over the whole partition, of which the index has seen a part."""
-    if _has_use_for_codes(gallery, options):
-        paths = (SearchPath.HNSW_THEN_CODES, SearchPath.HNSW_THEN_EXACT)
-        return _by_codes(session, gallery, units, options, *paths)
-    fetch_raw(session, _ALLOW_SCANS_SQL)
-    return _exact(session, gallery, units, options, SearchPath.HNSW_THEN_EXACT)
+    """Pass over the whole partition, of which the index has seen a part: `seen`, of each probe."""
+    if not _has_use_for_codes(gallery, options):
+        _allow_scans(session)
+        return _exact(session, gallery, units, options, SearchPath.HNSW_THEN_EXACT)
+    confirmed = _by_codes(session, gallery, units, options, (SearchPath.HNSW_THEN_CODES, SearchPath.HNSW_THEN_EXACT))
+    # Whom the index has seen is there, whatever a code says: it takes both to miss somebody.
+    return [
+        replace(one, persons=_together(one.persons, persons, options.top_k))
+        if one.path is SearchPath.HNSW_THEN_CODES
+        else one
+        for one, persons in zip(confirmed, seen, strict=True)
+    ]
 
 
 def _by_codes(
@@ -299,18 +313,28 @@ def _by_codes(
     gallery: Gallery,
     units: Float32Array,
     options: SearchOptions,
-    path: SearchPath,
-    scanned: SearchPath,
+    paths: tuple[SearchPath, SearchPath],
 ) -> list[ProbeHits]:
-    """Everybody within the threshold, and who else is near by code; by a scan, and `scanned`, where that is too few."""
-    found = _run(session, gallery, units, options, CODE_ROWS_SQL, 0)
-    hits = [ProbeHits(one.persons, path) for one in found]
+    """Everybody whom the decision depends on, and others who are near by code; by a scan where that is too few persons.
+
+    Args:
+        paths: what the answers are called then and then.
+    """
+    by_codes, by_scan = paths
+    found = _run(session, gallery, units, options, BY_CODES, 0)
+    hits = [ProbeHits(one.persons, by_codes) for one in found]
     short = [n for n, one in enumerate(found) if len(one.persons) < options.top_k]
     if short:
-        fetch_raw(session, _ALLOW_SCANS_SQL)
-        for n, exact in zip(short, _exact(session, gallery, units[short], options, scanned), strict=True):
+        _allow_scans(session)
+        for n, exact in zip(short, _exact(session, gallery, units[short], options, by_scan), strict=True):
             hits[n] = exact
     return hits
+
+
+def _together(some: Sequence[PersonHit], others: Sequence[PersonHit], top_k: int) -> tuple[PersonHit, ...]:
+    """The nearest of both; who is in both is the same in both."""
+    persons = {hit.person_id: hit for hit in (*others, *some)}
+    return tuple(sorted(persons.values(), key=lambda hit: (hit.min_distance, hit.person_id)))[:top_k]
 
 
 def _is_clear(one: _Found, options: SearchOptions) -> bool:
@@ -338,7 +362,6 @@ def is_clear(persons: Sequence[PersonHit], horizon: float, options: SearchOption
 # No parameter makes a difference to the plan (`search_sql`): the server need not make five for those it is given before it
 # tries one for all. Else the first ten searches of each connection in each domain take up to twice as long as later ones.
 _PLAN_ONCE: Final = {"plan_cache_mode": "force_generic_plan"}
-_ALLOW_SCANS_SQL: Final = "SELECT set_config('enable_seqscan', 'on', true)"
 
 
 def search_settings(gallery: Gallery, options: SearchOptions) -> dict[str, str]:
@@ -381,8 +404,18 @@ def insist_on_index(session: Session | BareTransaction, ef_search: int) -> None:
     settings = _index_settings(ef_search)
     if isinstance(session, BareTransaction) and settings.items() <= session.settings.items():
         return
+    _set_local(session, settings)
+
+
+def _allow_scans(session: Session | BareTransaction) -> None:
+    _set_local(session, {"enable_seqscan": "on"})
+
+
+def _set_local(session: Session | BareTransaction, settings: Mapping[str, str]) -> None:
     calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
     fetch_raw(session, f"SELECT {calls}")
+    if isinstance(session, BareTransaction):
+        session.settings = {**session.settings, **settings}
 
 
 def _run(
@@ -390,13 +423,13 @@ def _run(
     gallery: Gallery,
     units: Float32Array,
     options: SearchOptions,
-    rows_sql: str,
+    rows_sql: str | None,
     rows: int,
 ) -> list[_Found]:
     """What is found for each probe, in one round trip."""
     parameters: dict[str, object] = {f"probe_{n}": Vector(unit) for n, unit in enumerate(units, 1)}
     parameters["threshold"] = options.threshold
-    if rows_sql == CODE_ROWS_SQL:
+    if rows_sql is BY_CODES:
         parameters |= {f"code_{n}": Bit(code.tobytes()) for n, code in enumerate(codes_of(units), 1)}
         parameters["bits"] = _differing_bits(gallery, options)
     statement = _driver_sql(search_sql(gallery, rows_sql, probes=len(units), top_k=options.top_k, rows=rows))
@@ -412,7 +445,7 @@ def _run(
     return [_Found(tuple(kept), out, far) for kept, out, far in zip(persons, rejections, horizons, strict=True)]
 
 
-def search_sql(gallery: Gallery, rows_sql: str, *, probes: int, top_k: int, rows: int) -> str:
+def search_sql(gallery: Gallery, rows_sql: str | None, *, probes: int, top_k: int, rows: int) -> str:
     """The statement of a search in this gallery's partition, with the parameters `:probe_1` and so on, and `:threshold`.
 
     Everything that the plan depends on is part of the text, the number of probes too: a plan for all parameters is as good as
@@ -422,16 +455,15 @@ def search_sql(gallery: Gallery, rows_sql: str, *, probes: int, top_k: int, rows
 
 
 @lru_cache(maxsize=1024)
-def _search_sql(domain_id: int, dimension: int, rows_sql: str, probes: int, top_k: int, rows: int) -> str:
+def _search_sql(domain_id: int, dimension: int, rows_sql: str | None, probes: int, top_k: int, rows: int) -> str:
     # The names and numbers that become part of the text are integers of our own.
     table = partition_name(domain_id)
     valid = _VALID_IN_INDEX_SQL if rows_sql == HNSW_ROWS_SQL else _VALID_IN_SCAN_SQL
-    by_code = rows_sql == CODE_ROWS_SQL
-    if by_code:
+    if rows_sql is BY_CODES:
         near = _NEAREST_BY_CODE_SQL.format(table=table, valid=valid)
     else:
         near = _NEAREST_PERSONS_SQL.format(table=table, valid=valid, rows=rows_sql.format(dimension=dimension))
-    codes = f"CAST(:code_{{n}} AS bit({BITS}))" if by_code else "NULL"
+    codes = f"CAST(:code_{{n}} AS bit({BITS}))" if rows_sql is BY_CODES else "NULL"
     values = ", ".join(f"({n}, CAST(:probe_{n} AS vector), {codes.format(n=n)})" for n in range(1, probes + 1))
     statement = _SEARCH_SQL.format(table=table, near=near, probes=values)
     for name, value in (("domain_id", domain_id), ("top_k", top_k), ("rows", rows)):

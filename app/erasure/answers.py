@@ -20,7 +20,6 @@ from app.errors import PersonErased
 
 GONE_STATUS: Final = 410
 _ROWS_AT_ONCE: Final = 50
-_WARNINGS: Final = "warnings"
 _HEADERS: Final = {"Content-Type": "application/problem+json"}
 _MAY_TELL_SQL: Final = """
 (EXISTS (SELECT 1 FROM unnest(CAST(:needles AS bytea[])) AS n WHERE position(n IN body) > 0)
@@ -89,27 +88,24 @@ def mentions(body: bytes, headers: dict[str, str], wanted: Wanted) -> bool:
 
 
 def without_warnings(body: bytes, wanted: Wanted) -> bytes:
-    """The answer without the warnings (`ConflictWarning`) that tell of the person; as it was where there are none."""
+    """An enrolment's answer without the warnings (`ConflictWarning`) that tell of the person; any other as it is."""
     try:
         told = json.loads(body)
     except ValueError:
         return body
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) if _cut_warnings(told, wanted) else body
-
-
-def _cut_warnings(value: Any, wanted: Wanted) -> bool:
-    """Cut them out in place; whether there were any."""
     found = False
-    if isinstance(value, dict):
-        warnings = value.get(_WARNINGS)
-        if isinstance(warnings, list):
-            left = [warning for warning in warnings if not _any_tells(_texts(warning), wanted)]
-            found = len(left) < len(warnings)
-            value[_WARNINGS] = left
-    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in nested:
-        found = _cut_warnings(item, wanted) or found
-    return found
+    for result in _members(told, "results"):
+        warnings = _members(result, "warnings")
+        left = [one for one in warnings if not (isinstance(one, dict) and _any_tells(_texts(one), wanted))]
+        if len(left) < len(warnings):
+            result["warnings"], found = left, True
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) if found else body
+
+
+def _members(value: Any, name: str) -> list[Any]:
+    """The list that an object has by that name; empty where there is none."""
+    members = value.get(name) if isinstance(value, dict) else None
+    return members if isinstance(members, list) else []
 
 
 def _any_tells(texts: Iterable[str], wanted: Wanted) -> bool:

@@ -12,12 +12,12 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db import migrate, vectors
+from app.db import codes, migrate, vectors
 from app.db.codes import BITS, CODE_BYTES, MIN_DIMENSION, codes_of, differing_bits, has_codes
 from app.db.domains import Gallery, load_gallery
 from app.db.models import FaceEmbedding
-from app.db.partitions import index_is_valid, partition_name, rebuild_index
-from app.db.session import Database
+from app.db.partitions import drop_index, index_is_valid, partition_name, rebuild_index
+from app.db.session import Database, fetch_raw
 from app.db.templates import delete_person, insert_templates
 from app.db.vectors import SearchOptions, SearchPath, search
 from app.vision.faces import Float32Array
@@ -60,20 +60,25 @@ def test_at_a_distance_as_many_bits_differ_as_the_bound_supposes(distance: float
         found = differing(units, at_angle(units, distance))
         assert found.mean() == pytest.approx(BITS * angle, abs=by_chance)
         assert found.std() < 1.2 * math.sqrt(BITS * angle * (1 - angle))
-        bound = differing_bits(units.shape[1], distance, 0.0001)
-        assert bound is not None
-        assert found.max() <= bound
+        assert found.max() <= codes._bits_within(distance)
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.01, 0.1, 0.3, 0.43, 0.55, 0.6])
 def test_who_is_within_the_distance_is_left_out_once_in_a_million_at_most(distance: float) -> None:
-    bound = differing_bits(512, distance, 0.0001)
-    assert bound is not None
+    bound = codes._bits_within(distance)
     p = math.acos(1.0 - distance) / math.pi
     beyond = math.fsum(
         math.comb(BITS, bits) * p**bits * (1 - p) ** (BITS - bits) for bits in range(bound + 1, BITS + 1)
     )
     assert beyond <= 1e-6
+    # Nor is it much larger than it has to be.
+    closer = math.fsum(
+        math.comb(BITS, bits) * p**bits * (1 - p) ** (BITS - bits) for bits in range(round(0.94 * bound), BITS + 1)
+    )
+    assert distance == 0.0 or closer > 1e-6
+    wanted = differing_bits(512, distance, 0.0001)
+    assert wanted is not None
+    assert wanted >= bound
 
 
 def test_strangers_are_let_in_as_asked_and_a_bound_that_lets_in_many_is_none() -> None:
@@ -123,10 +128,13 @@ def test_a_template_is_stored_with_its_code_where_its_kind_has_one(database: Dat
 
 
 def test_templates_from_before_get_theirs_by_the_migration_and_nobody_hears_of_a_change(database: Database) -> None:
-    large = fill_gallery(database, "large", random_units(300, 512))
+    large = fill_gallery(database, "large", random_units(1_100, 512), bulk=True)
     small = fill_gallery(database, "small", random_units(10, 128))
+    empty = fill_gallery(database, "empty", random_units(0, 512))
     version = "SELECT sum(gallery_version) FROM domains"
     migrate.downgrade(database.engine, "0008")
+    with database.transaction() as session:
+        drop_index(session, empty.domain_id)  # as a migration of a dataset that broke off leaves it
     with database.transaction() as session:
         before = session.scalar(text(version))
     migrate.upgrade(database.engine)
@@ -135,7 +143,8 @@ def test_templates_from_before_get_theirs_by_the_migration_and_nobody_hears_of_a
         assert {code for _, code in codes_in(session, small)} == {None}
         assert session.scalar(text(version)) == before
         assert index_is_valid(session, large.domain_id)
-        [hits] = search(session, large, random_units(300, 512)[7:8], replace(OPTIONS, exact_max_rows=0))
+        assert index_is_valid(session, empty.domain_id)
+        [hits] = search(session, large, random_units(1_100, 512)[7:8], OPTIONS)
         assert hits.persons[0].label == "p7"
     with database.transaction() as session:  # triggers work again
         assert delete_person(session, large.domain_id, hits.persons[0].person_id)
@@ -185,6 +194,83 @@ def test_whoever_the_decision_depends_on_is_found(
     assert paths.keys() <= {usual, SearchPath.HNSW, SearchPath.HNSW_THEN_EXACT, SearchPath.EXACT}
 
 
+def test_faces_of_one_picture_keep_their_places_however_each_is_found(
+    database: Database, people: tuple[Gallery, Float32Array]
+) -> None:
+    gallery, units = people
+    probes = np.concatenate(
+        [units[9:10], at_angle(units[44:45], 0.4, seed=8), random_units(1, 512, seed=10), at_angle(units[83:84], 0.4)]
+    )
+    wanted = [decisive(units, probe)[0][0] if decisive(units, probe) else None for probe in probes]
+    assert wanted == ["p9", "p44", None, "p83"]
+    settings = vectors.search_settings(gallery, OPTIONS)
+    with database.bare_transaction(settings=settings) as transaction:
+        for top_k in (1, 5, 30):
+            options = replace(OPTIONS, top_k=top_k)
+            found = search(transaction, gallery, probes, options)
+            assert [len(hits.persons) for hits in found] == [top_k] * 4
+            for hits, label in zip(found, wanted, strict=True):
+                assert label in (None, hits.persons[0].label)
+        for threshold in (0.0, 0.9, 2.0):  # where no code helps
+            options = replace(OPTIONS, threshold=threshold)
+            for hits, probe in zip(search(transaction, gallery, probes, options), probes, strict=True):
+                if hits.path is not SearchPath.HNSW:
+                    nearest = (1.0 - units @ probe).argsort()[: len(hits.persons)]
+                    within = [f"p{n}" for n in nearest if 1.0 - units[n] @ probe <= threshold + OPTIONS.margin]
+                    assert [person.label for person in hits.persons][: len(within)] == within
+
+
+def test_of_a_person_with_several_templates_the_nearest_counts_whichever_came_through(
+    database: Database, make_gallery: Maker
+) -> None:
+    owners = [n // 4 for n in range(ROWS)]
+    templates = noisy_copies(random_units(ROWS // 4, 512)[owners], 1.2, seed=2)
+    gallery = make_gallery("people", templates, owners, bulk=True)
+    probes = random_units(60, 512, seed=3)
+    with database.transaction() as session:
+        found = search(session, gallery, probes, OPTIONS)
+    assert SearchPath.HNSW_THEN_CODES in {hits.path for hits in found}
+    for hits, probe in zip(found, probes, strict=True):
+        distances = (1.0 - templates.astype(np.float64) @ probe.astype(np.float64)).reshape(-1, 4).min(axis=1)
+        for person in hits.persons:
+            assert person.min_distance == pytest.approx(distances[int(person.label[1:])], abs=1e-6)
+        order = [person.min_distance for person in hits.persons]
+        assert order == sorted(order)
+
+
+def test_whom_the_index_has_seen_is_found_though_the_code_was_made_to_say_otherwise(
+    database: Database, make_gallery: Maker
+) -> None:
+    [probe] = random_units(1, 512, seed=20)
+    # Away from the probe on the far side of as many planes as it can be.
+    planes = codes._planes(512)
+    away = -(planes @ np.sign(probe @ planes))
+    away -= (away @ probe) * probe
+    cosine = 1.0 - 0.385
+    [crafted] = normalised((cosine * probe + math.sqrt(1 - cosine**2) * away / np.linalg.norm(away))[None])
+    units = np.concatenate([random_units(3_999, 512, seed=21), crafted[None]])
+    gallery = make_gallery("people", units, bulk=True)
+    bound = vectors._differing_bits(gallery, OPTIONS)
+    assert bound is not None
+    assert differing(probe[None], crafted[None])[0] > bound, "else this would show nothing"
+    with database.transaction() as session:
+        [hits] = search(session, gallery, probe[None], OPTIONS)
+    assert hits.path is SearchPath.HNSW_THEN_CODES
+    assert hits.persons[0].label == "p3999"
+    assert len(hits.persons) == OPTIONS.top_k
+
+
+def test_a_search_after_a_scan_in_the_same_transaction_avoids_scans_again(
+    database: Database, people: tuple[Gallery, Float32Array]
+) -> None:
+    gallery, units = people
+    with database.bare_transaction(settings=vectors.search_settings(gallery, OPTIONS)) as transaction:
+        search(transaction, gallery, units[:1], replace(OPTIONS, threshold=1.0, margin=0.3))
+        assert fetch_raw(transaction, "SHOW enable_seqscan") == [("on",)]
+        search(transaction, gallery, units[:1], OPTIONS)
+        assert fetch_raw(transaction, "SHOW enable_seqscan") == [("off",)]
+
+
 def test_where_too_few_are_near_by_code_the_partition_is_scanned(database: Database, make_gallery: Maker) -> None:
     [crowd, *others] = random_units(5, 512)
     templates = np.concatenate([noisy_copies(np.repeat(crowd[None], ROWS, axis=0), 0.1), np.stack(others)])
@@ -228,7 +314,7 @@ def test_a_pass_by_codes_reads_the_index_of_persons_in_place_of_the_table(
 ) -> None:
     gallery, units = people
     rebuild_index(database, gallery.domain_id, 512)  # which notes, too, that all rows are there for everybody
-    statement = vectors.search_sql(gallery, vectors.CODE_ROWS_SQL, probes=1, top_k=5, rows=0)
+    statement = vectors.search_sql(gallery, vectors.BY_CODES, probes=1, top_k=5, rows=0)
     parameters = {
         "probe_1": Vector(units[0]),
         "code_1": Bit(codes_of(units[:1])[0].tobytes()).to_text(),
