@@ -18,6 +18,7 @@ from app.api.wiring import services
 from app.db.idempotency import Claim
 from app.enrolment.faces import EnrolmentResult
 from app.enrolment.images import content_type, suffix
+from app.erasure.answers import of_who_is_there
 from app.errors import FaceNotFound
 from app.keys.principal import Scope
 
@@ -48,7 +49,10 @@ def enrol_faces(path: PersonPath) -> ViewReturn:
         if is_longer_than_one(request, max_bytes=services().settings.max_upload_bytes):
             held.enter_context(services().long_requests.place(g.client.id))
         request.max_content_length = services().settings.max_request_bytes
-        return resumable(lambda claim: _enrol(path, held, claim))
+        return resumable(
+            lambda claim: _enrol(path, held, claim),
+            as_kept=lambda session, body: of_who_is_there(session, path.domain, body),
+        )
 
 
 @bp.get("", responses={200: FacePage})

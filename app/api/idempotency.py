@@ -8,6 +8,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast, overload
 
 import structlog
@@ -121,7 +122,9 @@ def kept_answer() -> Response | None:
     return None if kept is None else _replay(kept)
 
 
-def resumable(work: Callable[[Claim | None], tuple[Response, bool]]) -> Response:
+def resumable(
+    work: Callable[[Claim | None], tuple[Response, bool]], *, as_kept: Callable[[Session, bytes], bytes] | None = None
+) -> Response:
     """For requests of many transactions: claim, do, keep the answer, each in a transaction of its own.
 
     A repetition works along with the first one, or goes on where that was broken off; `work` has to note with each step that
@@ -130,6 +133,7 @@ def resumable(work: Callable[[Claim | None], tuple[Response, bool]]) -> Response
     Args:
         work: gets the claim, None where there is no key; returns the answer, and whether it is final: another one is not kept,
             and a repetition tries again.
+        as_kept: makes of the answer's body what is kept of it, in that transaction.
 
     Raises:
         InvalidRequest, IdempotencyKeyReused, DatabaseError: as `once`.
@@ -143,8 +147,10 @@ def resumable(work: Callable[[Claim | None], tuple[Response, bool]]) -> Response
         return _replay(kept)
     response, final = work(wanted)
     if final and response.status_code < 400:
+        answer = _kept_of(response, None)
         with database.transaction() as session:
-            keep(session, wanted, _kept_of(response, None), domain=_domain())
+            body = answer.body if as_kept is None else as_kept(session, answer.body)
+            keep(session, wanted, replace(answer, body=body), domain=_domain())
     return response
 
 

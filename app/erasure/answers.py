@@ -5,7 +5,7 @@ them, since the face is like theirs, loses the warning: the client that repeats 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 from uuid import UUID
@@ -14,9 +14,10 @@ import orjson
 from sqlalchemy import delete, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
+from app.db.domains import find_domain, lock_domain
 from app.db.erasures import Wanted
-from app.db.models import FaceEmbedding, IdempotentFace, IdempotentRequest
-from app.errors import PersonErased
+from app.db.models import FaceEmbedding, IdempotentFace, IdempotentRequest, Person
+from app.errors import DomainNotFound, PersonErased
 
 GONE_STATUS: Final = 410
 _ROWS_AT_ONCE: Final = 50
@@ -89,17 +90,41 @@ def mentions(body: bytes, headers: dict[str, str], wanted: Wanted) -> bool:
 
 def without_warnings(body: bytes, wanted: Wanted) -> bytes:
     """An enrolment's answer without the warnings (`ConflictWarning`) that tell of the person; any other as it is."""
+    return _cut(body, lambda warning: _any_tells(_texts(warning), wanted))
+
+
+def of_who_is_there(session: Session, domain: str, body: bytes) -> bytes:
+    """An enrolment's answer without the warnings of who was erased while it was written; for the transaction that keeps it.
+
+    Nobody is erased from the domain from here on until the transaction ends, and who is afterwards finds what was kept.
+    """
+    named = {UUID(warning["person"]["id"]) for _, warning in _warnings(json.loads(body))}
+    if not named:
+        return body
+    try:
+        domain_id = lock_domain(session, find_domain(session, domain).id).id
+    except DomainNotFound:
+        return body
+    found = session.scalars(select(Person.id).where(Person.domain_id == domain_id, Person.id.in_(named)))
+    there = set(map(str, found))
+    return _cut(body, lambda warning: warning["person"]["id"] not in there)
+
+
+def _cut(body: bytes, is_cut: Callable[[dict[str, Any]], bool]) -> bytes:
     try:
         told = json.loads(body)
     except ValueError:
         return body
-    found = False
-    for result in _members(told, "results"):
-        warnings = _members(result, "warnings")
-        left = [one for one in warnings if not (isinstance(one, dict) and _any_tells(_texts(one), wanted))]
-        if len(left) < len(warnings):
-            result["warnings"], found = left, True
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) if found else body
+    cut = [(warnings, warning) for warnings, warning in _warnings(told) if is_cut(warning)]
+    for warnings, warning in cut:
+        warnings.remove(warning)
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) if cut else body
+
+
+def _warnings(told: Any) -> list[tuple[list[Any], dict[str, Any]]]:
+    """The warnings in an enrolment's answer, each with the list that it stands in."""
+    lists = [_members(result, "warnings") for result in _members(told, "results")]
+    return [(warnings, warning) for warnings in lists for warning in warnings if isinstance(warning, dict)]
 
 
 def _members(value: Any, name: str) -> list[Any]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from app.deadline import Deadline
 from app.enrolment.images import ImageStore
 from app.enrolment.merging import MergeService
 from app.enrolment.persons import PersonChange, PersonService, add_person
+from app.erasure.answers import of_who_is_there
 from app.erasure.places import StoredPictures, Subject
 from app.erasure.service import ErasureService
 from app.errors import DatabaseUnavailable, DatasetNotWritten, DatasetUnavailable, DomainNotFound, PersonNotFound
@@ -259,6 +261,35 @@ def test_an_enrolment_that_only_warned_of_them_is_answered_as_before_without_the
     for one in answers["of another"]["results"]:
         one["warnings"] = [left for left in one["warnings"] if left["person"]["label"] != "p0"]
     assert json.loads(found["of another"].body) == answers["of another"]
+
+
+def test_a_warning_of_whoever_was_erased_before_the_answer_is_kept_is_not_kept(
+    erasure: ErasureService, database: Database, people: Gallery
+) -> None:
+    def answer(*labels: str) -> bytes:
+        warned = [{"code": "resembles_other", "person": {"id": ids[label], "label": label}} for label in labels]
+        return json.dumps({"results": [{"face": {"id": "f"}, "warnings": warned}, {"status": "rejected"}]}).encode()
+
+    def labels(body: bytes) -> list[str]:
+        return [warning["person"]["label"] for warning in json.loads(body)["results"][0]["warnings"]]
+
+    ids = {label: str(person_id(database, label)) for label in ("p0", "p1", "p2")}
+    erasure.erase("people", "p0")
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as session:
+            assert of_who_is_there(session, "people", answer()) == answer()
+            assert of_who_is_there(session, "no such domain", answer("p0")) == answer("p0")
+            body = of_who_is_there(session, "people", answer("p0", "p1", "p2"))
+            assert labels(body) == ["p1", "p2"]
+            with acting(everything("test")):
+                later = pool.submit(copy_context().run, erasure.erase, "people", "p1")
+            with pytest.raises(TimeoutError):  # it takes its turn after the answer
+                later.result(timeout=0.5)
+            row = {"client": "c", "key": "k", "domain_id": people.domain_id, "fingerprint": b"f", "status": 201}
+            session.add(IdempotentRequest(**row, headers={}, body=body))
+        assert later.result(timeout=30).counts["kept_answers"] == 1
+    [kept] = table(database, "idempotent_requests")
+    assert (kept.status, labels(kept.body)) == (201, ["p2"])
 
 
 def test_a_label_that_is_a_word_of_the_api_closes_no_answers_of_others(
