@@ -59,8 +59,9 @@ _FIXED_SETTINGS: Final = {
     "unix_socket_permissions": "0700",
     "password_encryption": "scram-sha-256",
     "log_line_prefix": "%m [%p] ",
-    # The details of an error are values of the row, such as names of persons.
+    # The details of an error are values of the row, such as names of persons; so may be those in the statement.
     "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
     # A segment that is used again keeps what was in it until it is overwritten: erased persons too.
     "wal_recycle": "off",
 }

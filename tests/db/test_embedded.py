@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 
 from app.config import PROJECT_ROOT, Settings
 from app.db import migrate
@@ -76,6 +77,17 @@ def ping(settings: Settings) -> None:
     database = Database(settings)
     database.ping()
     database.close()
+
+
+def test_the_servers_log_tells_of_an_error_without_the_values_in_its_statement(server_settings: Settings) -> None:
+    database = Database(server_settings)
+    told = ServerFiles.of(server_settings).log
+    before = told.stat().st_size
+    with pytest.raises(DBAPIError), database.transaction() as session:
+        session.execute(text("SELECT 'Nebuchadnezzar' FROM no_such_table"))
+    database.close()
+    assert wait_until(lambda: b"no_such_table" in told.read_bytes()[before:])
+    assert b"Nebuchadnezzar" not in told.read_bytes()[before:]
 
 
 def test_only_its_owner_can_enter_data_socket_and_keys(server_settings: Settings) -> None:
