@@ -33,9 +33,7 @@ WHERE d.template_count > 0
 ORDER BY coalesce(used.seq_scan, 0) + coalesce(used.idx_scan, 0) DESC, d.id
 """
 _BY_EXTENSION_SQL: Final = """
-SELECT CASE WHEN :whole THEN pg_prewarm(t.oid) END, (
-    SELECT sum(pg_prewarm(i.indexrelid)) FROM pg_index AS i WHERE i.indrelid = t.oid AND i.indisvalid
-)
+SELECT pg_prewarm(t.oid), (SELECT sum(pg_prewarm(i.indexrelid)) FROM pg_index AS i WHERE i.indrelid = t.oid AND i.indisvalid)
 FROM to_regclass(:table) AS t (oid) WHERE t.oid IS NOT NULL
 """
 _BUFFERS_SQL: Final = (
@@ -58,7 +56,7 @@ class Warmed:
 
 
 def prewarm(database: Database, *, limit_s: float, go_on: Callable[[], bool] = lambda: True) -> Warmed:
-    """Read the busiest galleries, with their indexes or these alone, as far as they fit into the server's buffers.
+    """Read the busiest galleries, with their indexes, as far as they fit into the server's buffers.
 
     By the extension pg_prewarm where the server has it; else by scans and searches, which read just what searches need.
 
@@ -82,22 +80,18 @@ def prewarm(database: Database, *, limit_s: float, go_on: Callable[[], bool] = l
         for domain_id, dimension, table_bytes, indexes_bytes, has_hnsw in found:
             if time.monotonic() > until_s or not go_on():
                 break
-            room_bytes = buffers_bytes * _SHARE_OF_BUFFERS - size_bytes
-            whole = table_bytes + indexes_bytes <= room_bytes
-            # With HNSW and codes a search reads little of the table.
-            if not whole and (indexes_bytes > room_bytes or not has_hnsw or not has_codes(dimension)):
+            if size_bytes + table_bytes + indexes_bytes > buffers_bytes * _SHARE_OF_BUFFERS:
                 continue
             try:
                 with gone_means_deleted():
                     if has_extension:
-                        _by_extension(connection, domain_id, whole=whole)
+                        _by_extension(connection, domain_id)
                     else:
                         pages = table_bytes // _PAGE_BYTES
-                        asked = _Asked(domain_id, dimension, pages, has_hnsw, whole)
-                        _by_asking(connection, asked, until_s=until_s)
+                        _by_asking(connection, domain_id, dimension, pages, until_s=until_s, has_hnsw=has_hnsw)
             except DomainNotFound:
                 continue
-            warmed, size_bytes = warmed + 1, size_bytes + indexes_bytes + (table_bytes if whole else 0)
+            warmed, size_bytes = warmed + 1, size_bytes + table_bytes + indexes_bytes
     return Warmed(warmed, size_bytes, len(found) - warmed, time.monotonic() - started_s)
 
 
@@ -116,42 +110,30 @@ def _settle(connection: Connection) -> None:
     connection.execute(text(f"SET hnsw.ef_search = {_EF_SEARCH}; SET enable_seqscan = off"))
 
 
-def _by_extension(connection: Connection, domain_id: int, *, whole: bool) -> None:
+def _by_extension(connection: Connection, domain_id: int) -> None:
     # A domain that was deleted meanwhile has no table.
-    connection.execute(text(_BY_EXTENSION_SQL), {"table": partition_name(domain_id), "whole": whole})
+    connection.execute(text(_BY_EXTENSION_SQL), {"table": partition_name(domain_id)})
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A gallery: its table has so many pages, which are read where it is to be read `whole`."""
-
-    domain_id: int
-    dimension: int
-    pages: int
-    has_hnsw: bool
-    whole: bool
-
-
-def _by_asking(connection: Connection, gallery: _Asked, *, until_s: float) -> None:
-    table = partition_name(gallery.domain_id)
-    if gallery.whole:
-        # Every page: an index would do for the mere count of rows, and of a column that cannot be null the answer is known.
-        connection.execute(text(f"SELECT count(*) FROM {table} WHERE sharpness < -1"))  # noqa: S608 - digits
-    if has_codes(
-        gallery.dimension
-    ):  # all that is asked for here is in the index of persons, which a pass by codes reads
+def _by_asking(
+    connection: Connection, domain_id: int, dimension: int, pages: int, *, until_s: float, has_hnsw: bool
+) -> None:
+    table = partition_name(domain_id)
+    # Every page: an index would do for the mere count of rows, and of a column that cannot be null the answer is known.
+    connection.execute(text(f"SELECT count(*) FROM {table} WHERE sharpness < -1"))  # noqa: S608 - digits
+    if has_codes(dimension):  # all that is asked for here is in the index of persons, which a pass by codes reads
         asked = f"SELECT count(*) FROM {table} WHERE domain_id = :domain_id AND bit_count(code) < 0"  # noqa: S608 - digits
-        connection.execute(text(asked), {"domain_id": gallery.domain_id})
-    if not gallery.has_hnsw:
+        connection.execute(text(asked), {"domain_id": domain_id})
+    if not has_hnsw:
         return
     # Of pages all over the table: persons lie in the order in which they came.
     probes = connection.scalars(
         text(f"SELECT CAST(embedding AS text) FROM {table} TABLESAMPLE SYSTEM (:percent) LIMIT :probes"),  # noqa: S608
-        {"percent": min(100.0, 100.0 * _PROBES / max(1, gallery.pages)), "probes": _PROBES},
+        {"percent": min(100.0, 100.0 * _PROBES / max(1, pages)), "probes": _PROBES},
     ).all()
     warm = 0
     for probe in probes:
-        warm = warm + 1 if _cold_share(connection, table, gallery.dimension, probe) < _COLD_SHARE else 0
+        warm = warm + 1 if _cold_share(connection, table, dimension, probe) < _COLD_SHARE else 0
         if warm == _WARM_IN_A_ROW or time.monotonic() > until_s:
             return
 
