@@ -18,6 +18,10 @@ os.environ[ENV_FILE] = os.devnull
 _configure = structlog.configure
 structlog.configure = lambda **options: _configure(**options | {"cache_logger_on_first_use": False})
 
+# An assertion of a module beside the tests says what it compared, as one of a test does.
+_beside = {path.stem for path in Path(__file__).parent.glob("[a-z]*")} - {"conftest"}
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in _beside))
+
 from app.tenancy import everything, set_reach  # noqa: E402
 from tests import prepared  # noqa: E402
 from tests.db_server import (  # noqa: E402, F401 -- fixtures

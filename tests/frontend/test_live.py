@@ -90,8 +90,9 @@ def test_a_lost_connection_is_taken_up_again_and_costs_no_progress(page, service
         def answer(message):
             socket.send(message)
             if number < 3 and '"type": "frame"' in message:
-                server.close()
+                # The page's side first: what it sends to the other after that is closed, an error of the browser's says.
                 socket.close(code=1012)
+                server.close()
 
         server.on_message(answer)
 

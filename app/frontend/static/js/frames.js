@@ -56,14 +56,19 @@ export class FrameStream {
     this.timer = setTimeout(() => this.connect(), pause * (0.75 + Math.random() / 2));
   }
 
+  /** Whether something that is sent now goes out: a socket that closes says so only once it is closed. */
+  get open() {
+    return this.ready && !this.over && this.socket.readyState === WebSocket.OPEN;
+  }
+
   /** Whether a frame would be looked at soon. */
   get wants() {
     if (this.unanswered && Date.now() - this.sentAt > PATIENCE_MS) this.unanswered = 0;
-    return this.ready && !this.over && this.socket.bufferedAmount === 0 && this.unanswered < UNANSWERED;
+    return this.open && this.socket.bufferedAmount === 0 && this.unanswered < UNANSWERED;
   }
 
   send(blob) {
-    if (!this.ready || this.over) return;
+    if (!this.open) return;
     this.unanswered += 1;
     this.sentAt = Date.now();
     this.socket.send(blob);
@@ -71,7 +76,7 @@ export class FrameStream {
 
   /** "finish" or "cancel"; false where nobody hears it now. */
   command(type) {
-    if (!this.ready || this.over) return false;
+    if (!this.open) return false;
     this.socket.send(JSON.stringify({ type }));
     return true;
   }
