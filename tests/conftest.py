@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from app.config import ENV_FILE, Settings
 
@@ -17,6 +18,10 @@ os.environ[ENV_FILE] = os.devnull
 # used with would say nothing to a later test that listens (`structlog.testing.capture_logs`).
 _configure = structlog.configure
 structlog.configure = lambda **options: _configure(**options | {"cache_logger_on_first_use": False})
+
+# No test asserts a time, and an example that a busy machine was slow with is none that is wrong.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # An assertion of a module beside the tests says what it compared, as one of a test does.
 _beside = {path.stem for path in Path(__file__).parent.glob("[a-z]*")} - {"conftest"}

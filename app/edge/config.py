@@ -178,6 +178,7 @@ class BrokerSection(_Section):
     Attributes:
         topic: of zigbee2mqtt: `<topic>/<lock>` tells occupancy, `<topic>/<lock>/set` is commanded.
         events_topic: below it, `member_detected` events and this controller's state are published.
+        answer_s: a broker that takes longer to answer hangs, and gets no command; doors wait for it one after the other.
     """
 
     host: Text
@@ -188,6 +189,7 @@ class BrokerSection(_Section):
     ca_file: FilePath | None = None
     topic: Topic = "zigbee2mqtt"
     events_topic: Topic = "facedex/edge"
+    answer_s: Annotated[float, Field(gt=0, le=30)] = 0.5
 
 
 class DoorsSection(_Section):

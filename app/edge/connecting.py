@@ -20,6 +20,7 @@ class BrokerSettings:
         ca_file: of the authorities whose certificates count; the system's where None.
         cert_file, key_file: this controller's own certificate.
         keepalive_s: a connection that is silent for longer is given up.
+        answer_s: a broker that takes longer to answer hangs, and gets no command.
         first_delay_s, longest_delay_s: between attempts to connect; doubled each time, and spread at random.
     """
 
@@ -33,6 +34,7 @@ class BrokerSettings:
     cert_file: Path | None = None
     key_file: Path | None = None
     keepalive_s: int = 15
+    answer_s: float = 0.5
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
 

@@ -31,8 +31,6 @@ log = structlog.stdlib.get_logger("facedex.edge.mqtt")
 _TICK_S: Final = 0.1
 _CONNECT_TIMEOUT_S: Final = 5.0
 _GOODBYE_S: Final = 1.0
-# A broker that takes longer to answer hangs.
-_ANSWER_S: Final = 0.5
 # Whoever has answered has acknowledged what came before; paho queues from the twentieth on.
 _BEHIND_MAX: Final = 4
 _NO_TOPIC: Final = "facedex/edge/nothing"
@@ -164,7 +162,7 @@ class Broker:
         """Whether the broker answers at once. There is no such subscription: its end changes nothing, and needs no right."""
         _, mid = client.unsubscribe(_NO_TOPIC)
         with self._answered:
-            if mid is None or not self._answered.wait_for(lambda: mid in self._answers_to, _ANSWER_S):
+            if mid is None or not self._answered.wait_for(lambda: mid in self._answers_to, self._settings.answer_s):
                 return False
             self._answers_to.discard(mid)
             return True

@@ -169,5 +169,6 @@ def make_broker(config: EdgeConfig, secrets: Secrets, status_topic: str) -> Brok
         password=None if password is None else password.get_secret_value(),
         tls=section.tls,
         ca_file=section.ca_file,
+        answer_s=section.answer_s,
     )
     return Broker(settings, will=Message(status_topic, OFFLINE.encode(), retain=True))

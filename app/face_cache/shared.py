@@ -24,7 +24,8 @@ T = TypeVar("T")
 # One answer of a healthy Redis takes a fraction of a millisecond, a model some twenty of them and more.
 _LIMIT_S: Final = 0.05
 _CONNECT_LIMIT_S: Final = 0.1
-_RETRY_AFTER_S: Final = 3.0
+RETRY_AFTER_S: Final = 3.0
+"""For how long a Redis that does not answer is left alone."""
 # Nobody waits for an erasure's answer in vain: it is tried again.
 _ERASE_LIMIT_S: Final = 2.0
 _SCAN_COUNT: Final = 5_000
@@ -126,7 +127,7 @@ class RedisStore:
             answer = work(*self._open())
         except _FAILURES as error:
             ERRORS.labels(operation).inc()
-            if self._note_retry(self._clock() + _RETRY_AFTER_S) is None:
+            if self._note_retry(self._clock() + RETRY_AFTER_S) is None:
                 log.warning(f"[CACHE] Redis does not answer; faces are extracted anew: {type(error).__name__}")
             return None
         if self._note_retry(None) is not None:
@@ -145,7 +146,7 @@ class RedisStore:
                 return True
             if self._clock() < self._retry_at_s:
                 return False
-            self._retry_at_s = self._clock() + _RETRY_AFTER_S  # for the others: this one tries
+            self._retry_at_s = self._clock() + RETRY_AFTER_S  # for the others: this one tries
             return True
 
     def _open(self) -> tuple[Redis, Sealing, Any]:

@@ -15,6 +15,7 @@ from app.config import parse_settings
 from app.db.session import Database
 from tests import pictures
 from tests.service.running import ROOT, RunningService, eventually
+from tests.service.searching import superuser
 
 pytestmark = pytest.mark.service
 
@@ -84,6 +85,11 @@ def test_an_interrupted_enrolment_is_taken_up_again(service, http, tmp_path, dom
     argv = [ROOT / ".venv/bin/flask", "--app", "wsgi", "enrol", domain, tmp_path / "photos", "--jobs", "1"]
     process = subprocess.Popen(argv, cwd=ROOT, env=service.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
+    def working(service: RunningService) -> int:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'facedex%' AND state <> 'idle'"
+        with superuser(service.storage) as connection:
+            return connection.execute(query).fetchone()[0]
+
     def enrolled() -> int:
         shown = http.get(f"/v1/domains/{domain}")
         return shown.json()["embeddings"] if shown.is_success else 0
@@ -91,6 +97,7 @@ def test_an_interrupted_enrolment_is_taken_up_again(service, http, tmp_path, dom
     with process:
         eventually(lambda: enrolled() >= 1)
         process.send_signal(signal.SIGKILL)
+    eventually(lambda: working(service) == 0)  # what it had told the database to commit is there
     before = enrolled()
     report = json.loads(service.flask("enrol", domain, str(tmp_path / "photos"), "--json").stdout)
     assert report["enrolled"] + report["already_enrolled"] == 40

@@ -305,15 +305,13 @@ def test_who_gets_a_connection_late_has_all_the_time_for_the_server(database_set
         with database.transaction() as session:
             session.execute(text("SELECT 1"))
             held.set()
-            waits.wait(
-                1.6
-            )  # longer than the other's patience with the server, and not as long as it waits for its turn
+            waits.wait(2.5)  # with the other's query longer than it waits for either, and each by far not as long
 
     holder = threading.Thread(target=hold)
     holder.start()
     assert held.wait(60)
-    with database.transaction(1.8) as session:
-        assert session.scalar(text("SELECT 1 FROM pg_sleep(1.5)")) == 1
+    with database.transaction(5.0) as session:
+        assert session.scalar(text("SELECT 1 FROM pg_sleep(3.5)")) == 1
     holder.join()
     database.close()
 

@@ -85,7 +85,9 @@ class RealBroker(FakeBroker):
 
     def _connect(self) -> None:
         port = self._site.mosquitto.port
-        settings = BrokerSettings("127.0.0.1", self.base_topic, port, first_delay_s=0.02, longest_delay_s=0.05)
+        # Where everything plays at once, a broker that is slow does not hang.
+        pauses = {"first_delay_s": 0.02, "longest_delay_s": 0.05, "answer_s": 20.0}
+        settings = BrokerSettings("127.0.0.1", self.base_topic, port, **pauses)
         self._broker = Broker(settings)
         for lock in LOCKS:
             self._broker.subscribe(f"{self.base_topic}/{lock}", self._handle)

@@ -102,8 +102,11 @@ class Process:
             [broker]
             host = "127.0.0.1"
             port = {broker.port}
+            answer_s = 10.0
             [doors]
-            session_s = 30.0
+            hold_s = 120.0
+            session_s = 120.0
+            max_age_s = 60.0
             [health]
             port = {self.port}
             interval_s = 0.5

@@ -12,7 +12,6 @@ from itertools import islice
 import pytest
 import structlog
 
-from app.edge import mqtt
 from tests.edge.brokered import RealBroker, Site, play, play_all
 from tests.edge.histories import Parts, Run
 from tests.edge.mosquitto import needs_mosquitto
@@ -25,12 +24,6 @@ SITES = 12
 _TRIES = 5
 # Nothing comes retained: Mosquitto is told not to send what it has kept.
 _WITHOUT_EFFECT = {"retained reports"}
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch):
-    """Where everything plays at once, a broker that is slow does not hang."""
-    monkeypatch.setattr(mqtt, "_ANSWER_S", 20.0)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,9 @@ def folder(tmp_path):
 
 def put(folder, *names):
     for name in names:
-        (folder / name).write_bytes(name.encode())
+        part = (folder / name).with_suffix(".part")
+        part.write_bytes(name.encode())
+        part.rename(folder / name)  # as a whole
 
 
 def shown(pictures, most=20):
@@ -302,6 +304,7 @@ def test_a_slow_onlooker_does_not_stop_the_camera(folder):
     stage = Stage(lambda: Live(1_000_000), fps=30.0)
     stage.looking.set()
     with stage:
-        eventually(lambda: len(stage.frames) >= 5)
-    gaps = np.diff([frame.captured_at for frame in stage.frames])
-    assert gaps.min() > 0.5 / 30.0  # no more than was asked for, although a thousand pictures a second came
+        eventually(lambda: len(stage.frames) >= 30)
+    captured = [frame.captured_at for frame in stage.frames]
+    # No more than was asked for, although a thousand pictures a second came; after one that was late the next is on time.
+    assert captured[-1] - captured[0] >= (len(captured) - 3) / 30.0

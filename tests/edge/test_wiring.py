@@ -49,6 +49,7 @@ def settings(folder: Path, models: Path | None, *, more: str = "", broker: int =
         [broker]
         host = "127.0.0.1"
         port = {broker}
+        answer_s = 10.0
         [health]
         port = 0
         interval_s = 0.2
@@ -153,6 +154,10 @@ def test_without_a_pack_of_its_own_nothing_is_recognised_while_the_server_is_awa
     recognition.recognizer.close()
 
 
+def touched_locks(edge: Edge, clock: SystemClock) -> frozenset[str]:
+    return edge.controller.capture("entrance", clock.now()).occupied_locks
+
+
 def detections(messages) -> list[dict]:
     return [json.loads(message.payload) for message in messages if message.topic.endswith("/member_detected")]
 
@@ -182,10 +187,11 @@ def test_a_controller_that_starts_without_the_server_opens_doors_from_its_file_w
             eventually(lambda: edge.report().broker_connected and len(edge.gallery.snapshot) == 2)
             photo = pictures.lfw10()[GUEST][7]
             for number, opens in enumerate((False, True)):
+                for occupied, touched in ((b"false", frozenset()), (b"true", {"DC001"})):
+                    peer.say("zigbee2mqtt/DC001", b'{"occupancy": %s}' % occupied)
+                    eventually(lambda touched=touched: touched_locks(edge, clock) == touched)
                 (tmp_path / "frames/x.part").write_bytes(photo.read_bytes())
                 (tmp_path / "frames/x.part").rename(tmp_path / f"frames/{number}.jpg")
-                for occupied in (b"false", b"true"):
-                    peer.say("zigbee2mqtt/DC001", b'{"occupancy": %s}' % occupied)
                 peer.wait_for(lambda messages, number=number: len(detections(messages)) > number)
                 told = detections(peer.received)[number]
                 assert told["unlockedLocks"] == (["DC001"] if opens else [])

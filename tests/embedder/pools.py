@@ -102,7 +102,7 @@ class RunningPool:
         return self.printed.read_text() + (log.read_text() if log.exists() else "")
 
     def workers(self) -> tuple[WorkerStatus, ...]:
-        return self.client.status().workers
+        return self.client.status(timeout_s=DEADLINE_S).workers
 
     def busy(self) -> list[WorkerStatus]:
         return [worker for worker in self.workers() if worker.state == "busy"]

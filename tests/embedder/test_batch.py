@@ -78,7 +78,7 @@ def test_a_full_queue_is_waited_for_until_the_pictures_deadline():
             raise PoolBusy("full")
         return seen(item)
 
-    outcomes = list(analyze_each(["soon", "never"], analyze, parallel=2, deadline_s=1.0))
+    outcomes = list(analyze_each(["soon", "never"], analyze, parallel=2, deadline_s=5.0))
     assert sorted(told(outcomes)) == [(0, "soon"), (1, "pool_busy")]
     assert refusals["soon"] == 0
 

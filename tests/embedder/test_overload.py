@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -36,25 +37,26 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_has(tmp_path, models):
 
 
 def test_a_client_with_many_requests_does_not_hold_up_another(tmp_path, models):
-    with running_pool(tmp_path / "pool", models, embedder_workers=2, embedder_queue=64) as pool:
+    with running_pool(tmp_path / "pool", models, embedder_workers=2, embedder_queue=128) as pool:
         finished: list[str] = []
 
-        def ask(client: str) -> Answer:
-            answer = pool.analyze(IMAGES[len(finished) % len(IMAGES)], client=client)
+        def ask(client: str, image: bytes) -> Answer:
+            answer = pool.analyze(image, client=client)
             finished.append(client)
             return answer
 
-        def ask_ten_times() -> list[Answer]:
-            eventually(lambda: pool.queue_length() + len(pool.busy()) == 60)
+        def let_go_once_all_wait() -> None:
+            eventually(lambda: pool.queue_length() + len(pool.busy()) == 70)
             let_go()
-            return [ask("modest") for _ in range(10)]
 
         with held_up(pool) as let_go:
-            *hog, modest = at_once(*[lambda: ask("hog")] * 60, ask_ten_times)
-        assert kinds([*hog, *modest]) == {"Analysis": 70}
+            hog = [partial(ask, "hog", IMAGES[number % 4]) for number in range(60)]
+            modest = [partial(ask, "modest", IMAGES[4 + number % 4]) for number in range(10)]
+            *answers, _ = at_once(*hog, *modest, let_go_once_all_wait)
+        assert kinds(answers) == {"Analysis": 70}
         places = [place for place, client in enumerate(finished) if client == "modest"]
         waits = [later - earlier - 1 for earlier, later in pairwise(places)]
-        # Those of the hog's that workers hold already, and one more for each of them before it is the other's turn.
+        # As many of the hog's as workers hold already, and one more for each of them before it is the other's turn.
         assert max(waits) <= 2 * pool.size, finished
 
 

@@ -86,5 +86,5 @@ def test_a_worker_whose_successor_cannot_be_loaded_goes_on(tmp_path, models):
             assert pool.deaths()["not_loaded"] < 20
             assert [(worker.pid, worker.is_loaded) for worker in pool.workers()] == [(worker.pid, True)]
             kept.rename(manifest)
-            eventually(lambda: pool.deaths().get("recycled_jobs", 0) == 1)
+            eventually(lambda: pool.deaths().get("recycled_jobs", 0) >= 1)
         assert crowd.wrong(right) == []

@@ -139,10 +139,10 @@ def test_outside_of_the_window_a_person_is_no_candidate(office: Office, index: b
 def test_validity_is_decided_when_the_search_begins(office: Office) -> None:
     """Not when its transaction did: a long one does not keep anybody valid."""
     office.enrol("Ana", axis(0))
-    office.persons.update("people", "Ana", PersonChange(valid_until=now(office) + timedelta(milliseconds=700)))
+    office.persons.update("people", "Ana", PersonChange(valid_until=now(office) + timedelta(seconds=3)))
     assert office.labels(axis(0)) == ["Ana"]
     with office.database.transaction() as session:
-        session.execute(text("SELECT pg_sleep(0.8)"))
+        session.execute(text("SELECT pg_sleep(3.1)"))
         from app.db.domains import load_gallery
         from app.db.vectors import SearchOptions, search
 

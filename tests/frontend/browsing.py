@@ -22,6 +22,8 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
+# However busy the machine is: what is waited for comes, or the test fails.
+expect.set_options(timeout=30_000)
 SCREENS = ROOT / "artefacts/screens"
 AXE = Path(__file__).parent / "vendor/axe-core/axe.min.js"
 WIDTHS = {360: 740, 1280: 800}
@@ -74,7 +76,7 @@ def visiting(browser: Browser, service: RunningService, **options):
         reduced_motion="reduce",  # else colours are measured while they change
         **options,
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(30_000)
     try:
         page = context.new_page()
         page.watcher = Watcher(context, service.url)

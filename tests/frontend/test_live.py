@@ -1,5 +1,7 @@
 """A session in front of a camera that shows a film of photos."""
 
+import time
+
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
@@ -54,9 +56,14 @@ def test_somebody_new_is_enrolled_and_then_verified(page, service, domain):
     shoot(page, "live")
     assert serious_violations(page) == []
     begin(page, "Enrol")
-    expect(page.locator("#box")).to_be_visible()
     # The box is around the face, which is in the middle of the film, and drawn over the picture that it is of.
-    box, view = page.locator("#box").bounding_box(), page.locator("#video").bounding_box()
+    box, view = page.wait_for_function(
+        """() => {
+            const box = document.getElementById("box");
+            if (box.hasAttribute("hidden") || !box.hasAttribute("width")) return null;
+            return [box, document.getElementById("video")].map((one) => one.getBoundingClientRect().toJSON());
+        }"""
+    ).json_value()
     middle = (box["x"] + box["width"] / 2 - view["x"]) / view["width"]
     assert 0.35 < middle < 0.65
     assert box["height"] < 0.7 * view["height"]
@@ -81,6 +88,7 @@ def test_somebody_new_is_enrolled_and_then_verified(page, service, domain):
 def test_a_lost_connection_is_taken_up_again_and_costs_no_progress(page, service, domain):
     """Every second frame's answer ends the connection, as a network that goes away does."""
     opened = []
+    gone = set()
 
     def route(socket):
         server = socket.connect_to_server()
@@ -90,11 +98,16 @@ def test_a_lost_connection_is_taken_up_again_and_costs_no_progress(page, service
         def answer(message):
             socket.send(message)
             if number < 3 and '"type": "frame"' in message:
-                # The page's side first: what it sends to the other after that is closed, an error of the browser's says.
+                gone.add(number)
                 socket.close(code=1012)
                 server.close()
 
+        def ask(message):
+            if number not in gone:  # of what is sent to a closed one, an error of the browser's would tell
+                server.send(message)
+
         server.on_message(answer)
+        socket.on_message(ask)
 
     page.route_web_socket("**/stream", route)
     open_live(page, domain)
@@ -154,13 +167,34 @@ def test_leaving_stops_the_camera(page, domain):
 
 def test_a_session_that_has_expired_says_so(page, service, domain):
     def short(route):
-        sent = route.request.post_data_json | {"expires_in_s": 1, "max_frames": 100}
+        sent = route.request.post_data_json | {"expires_in_s": 5}
         route.continue_(post_data=sent)
 
+    def lose_frames(socket):  # it would be through before its time is over
+        socket.connect_to_server()
+        socket.on_message(lambda _frame: None)
+
     page.route("**/sessions", short)
+    page.route_web_socket("**/stream", lose_frames)
     open_live(page, domain)
     begin(page, "Enrol", "late")
     expect(page.locator("#result")).to_contain_text("expired", timeout=30_000)
+    assert camera_is_off(page)
+
+
+def test_a_session_that_has_expired_before_its_stream_was_open_says_so_too(page, service, domain):
+    def short(route):
+        route.continue_(post_data=route.request.post_data_json | {"expires_in_s": 1})
+
+    def refuse_late(socket):
+        time.sleep(1.5)
+        socket.close(code=1008)
+
+    page.route("**/sessions", short)
+    page.route_web_socket("**/stream", refuse_late)
+    open_live(page, domain)
+    begin(page, "Enrol", "too late")
+    expect(page.locator("#result")).to_contain_text("The session has expired.")
     assert camera_is_off(page)
 
 

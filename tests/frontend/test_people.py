@@ -2,6 +2,7 @@
 
 import base64
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -123,6 +124,67 @@ def test_a_folder_holds_one_folder_for_each_person_whatever_they_are_called(desk
     expect(desk.locator("#results tr").filter(has_text="was there")).to_contain_text(name)
     expect(desk.locator(".notice.warn")).to_contain_text("1 file is no picture")
     assert people(api)[HOSTILE]["faces"] == 1
+
+
+@contextmanager
+def held(desk: Page, address: str):
+    """Answers to requests of that address come at the end of the `with`."""
+    routes = []
+
+    def hold(route) -> None:  # Playwright puts a mark on it, which a method takes none of
+        routes.append(route)
+
+    desk.route(address, hold)
+    yield
+    assert routes
+    for route in routes:
+        route.continue_()
+    desk.unroute(address)
+
+
+def test_nothing_is_enrolled_before_the_page_knows_where(desk: Page) -> None:
+    with held(desk, "**/v1/domains?*"):
+        with desk.expect_request("**/v1/domains?*"):
+            at(desk, "/add")
+        desk.locator("#files").set_input_files(next(iter(lfw10().values()))[4])
+        expect(desk.locator("#planned li")).to_have_count(1)
+        expect(desk.get_by_role("button", name="Enrol")).to_be_disabled()
+    expect(desk.get_by_role("button", name="Enrol")).to_be_enabled()
+
+
+def test_nothing_is_done_to_a_person_before_the_page_knows_them(desk: Page, api) -> None:
+    name = next(iter(lfw10()))
+    address = f"**/persons/{people(api)[name]['id']}"
+    buttons = [desk.get_by_role("button", name=text) for text in ("Save", "Erase this person")]
+    with held(desk, address):
+        with desk.expect_request(address):
+            at(desk, "/person", label=name)
+        for button in buttons:
+            expect(button).to_be_disabled()
+    for button in buttons:
+        expect(button).to_be_enabled()
+
+
+def test_a_person_who_cannot_be_loaded_is_told_of_in_words(desk: Page, api) -> None:
+    name = next(iter(lfw10()))
+    desk.watcher.expect_status(503)
+    gone = {"status": 503, "code": "database_unavailable", "title": "Database unavailable", "detail": "It is away."}
+    address = f"**/persons/{people(api)[name]['id']}"
+    desk.route(address, lambda route: route.fulfill(status=503, json=gone))
+    at(desk, "/person", label=name)
+    expect(desk.get_by_role("alert").filter(has_text="It is away.")).to_be_visible()
+    expect(desk.get_by_role("button", name="Erase this person")).to_be_disabled()
+    desk.unroute(address)
+
+
+@pytest.mark.parametrize("path", ["", "/add", "/check"])
+def test_without_the_domains_a_page_says_so(desk: Page, path: str) -> None:
+    desk.watcher.expect_status(503)
+    gone = {"status": 503, "code": "database_unavailable", "title": "Database unavailable", "detail": "It is away."}
+    desk.route("**/v1/domains?*", lambda route: route.fulfill(status=503, json=gone))
+    at(desk, path)
+    expect(desk.get_by_role("alert").filter(has_text="It is away.")).to_be_visible()
+    desk.unroute("**/v1/domains?*")
 
 
 def test_what_failed_is_sent_again_and_enrolled_once(desk: Page, api) -> None:
@@ -292,7 +354,7 @@ def test_ten_thousand_persons_cost_a_page_no_more_than_fifty(desk: Page, api, se
     expect(desk.locator("#found")).to_have_text("50 of 10,000 persons")
     assert desk.locator("#persons li").count() == 50
     assert [url.partition("?")[0].rpartition("/")[2] for url in asked if "/v1/" in url] == ["domains", "persons"]
-    with desk.expect_response(lambda answer: "q=ziva" in answer.url) as answer:
+    with desk.expect_response(lambda answer: "q=ziva+777" in answer.url) as answer:
         desk.get_by_label("Search by name").press_sequentially("ziva 777", delay=5)
     assert len(answer.value.body()) < 50_000
     expect(desk.locator("#found")).to_have_text("11 persons")

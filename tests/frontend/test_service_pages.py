@@ -177,12 +177,13 @@ def test_a_migration_is_watched_while_it_runs(page, service, tmp_path):
     argv = [ROOT / ".venv/bin/flask", "--app", "wsgi", "migrate-pkl", "--domain", "moving in", "--mode", "reembed"]
     argv += ["--path", pictures.SHARED / "datasets/deepface-0.0.93", "--images", pictures.SHARED / "faces/lfw10"]
     argv += ["--batch-size", "2", "--keep-going"]
+    page.watcher.expect_status(503)  # of /readyz, where the pool takes its time: of this nothing is asked here
     page.goto("/operations")
     process = subprocess.Popen(argv, cwd=ROOT, env=service.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         moving = page.get_by_role("article", name="moving in")
         with slowed(process):  # the page asks every three seconds, and has to see it move twice
-            expect(moving).to_contain_text("running", timeout=60_000)
+            expect(moving).to_contain_text("running", timeout=180_000)
             expect(moving.get_by_role("progressbar")).to_be_visible()
             expect(moving).to_contain_text("rows a second", timeout=60_000)
             shoot(page, "operations-migrating")

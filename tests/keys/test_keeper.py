@@ -68,7 +68,7 @@ def test_a_key_that_expires_while_the_database_is_away_expires(keys, without, ma
     grant = Grant(frozenset({Scope.RECOGNIZE}), frozenset({"hers"}), expires_at=soon)
     _, text_ = keys.service.create("door", grant, ADMIN)
     with database.transaction() as session:
-        session.execute(text("UPDATE api_keys SET expires_at = now() + interval '1 second'"))
+        session.execute(text("UPDATE api_keys SET expires_at = now() + interval '5 seconds'"))
     snapshot = keys.keeper.refresh()
     until = snapshot.keys[0].expires_at
     away = without()

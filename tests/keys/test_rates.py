@@ -15,10 +15,10 @@ class Clock:
 
 
 def test_nothing_is_opened_or_started_before_the_first_count():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     RateLimits("redis://127.0.0.1:1/0")
     RateLimits(None)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_so_many_a_minute_and_one_more_is_too_many():
@@ -61,6 +61,7 @@ def redis(tmp_path):
 
 def test_with_redis_processes_count_together(redis):
     url, _ = redis
+    url += "?socket_timeout=5"  # on a busy machine: Redis is there
     one, other = RateLimits(url), RateLimits(url)
     assert not one.count("key", "a", 2).exceeded
     assert not other.count("key", "a", 2).exceeded

@@ -1,11 +1,13 @@
 """A whole service of the tests' own, started as an operator starts it."""
 
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,10 +27,18 @@ SMALL = {"JOBS_WORKERS": "0", "EMBEDDER_WORKERS": "1"}
 """For a test that is about the web and its database: each other process takes a second of a core to start."""
 
 
+# Below those that the kernel gives away, and each process of the tests has a thousand of its own.
+_FIRST_PORT = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.cycle(_FIRST_PORT + (random.randrange(1_000) + number) % 1_000 for number in range(1_000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Of this machine, that nobody listens on; nobody else is given it while its server is not started yet, or away."""
+    for port in itertools.islice(_PORTS, 1_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("No port is free.")
 
 
 class RunningService:

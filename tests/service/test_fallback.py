@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -195,9 +196,9 @@ def test_without_a_database_everything_that_needs_none_works_and_the_rest_says_s
             "[PKL] Using PKL for recognition, domain=slovenia",
             "[pkl] Found 1 faces",
             "[pkl] Found 3 matches for face 0",
-            "[pkl] Recognition completed in 0.",
         ):
             assert wanted in mine
+        assert re.search(r"\[pkl\] Recognition completed in \d+\.\d\ds", mine)
         assert "Traceback" not in log
 
         listed = service.flask("domains", "list", check=False)
@@ -355,7 +356,8 @@ def test_postgres_stopped_under_load_every_request_is_answered_from_the_dataset_
             since(answers, len(answers), FROM_PGVECTOR)
         assert set(answers) == {FROM_PGVECTOR, NO_DATABASE}, Counter(answers)
         assert http.get("/v1/domains/both").json()["embeddings"] == 1  # nothing that was refused happened
-        assert outcome(recognize(http, "no dataset")) == FROM_PGVECTOR
+        # Each process finds out for itself.
+        eventually(lambda: outcome(recognize(http, "no dataset")) == FROM_PGVECTOR)
         log = (storage / "logs/gunicorn-error.log").read_text()
         assert "[PKL] Using PKL for recognition, domain=both reason=database_unavailable" in log
         assert "[RECOGNITION] The database cannot be reached" in log

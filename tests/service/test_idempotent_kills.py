@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -116,10 +117,13 @@ def kill_something(service: RunningService, rng: random.Random) -> str:
         postmaster.send_signal(signal.SIGKILL)
         eventually(lambda: is_up(service, besides=postmaster.pid), 120)
         return "postmaster"
-    while not (backends := [child for child in postmaster.children() if _BACKEND.search(command(child))]):
+    while True:
+        backends = [child for child in postmaster.children() if _BACKEND.search(command(child))]
+        with suppress(psutil.NoSuchProcess):  # ended by itself meanwhile
+            if backends:
+                rng.choice(backends).send_signal(signal.SIGKILL)
+                return "backend"
         time.sleep(0.02)
-    rng.choice(backends).send_signal(signal.SIGKILL)
-    return "backend"
 
 
 def wait_for_writes(writers: list[Writer], count: int) -> None:

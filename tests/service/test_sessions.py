@@ -173,7 +173,7 @@ def test_a_session_is_for_its_token_and_of_its_key(service, http, clients):
 
 
 def test_after_its_time_a_session_takes_nothing(http, clients):
-    session = clients.create(DOMAIN, "late", "enrol", expires_in_s=1)
+    session = clients.create(DOMAIN, "late", "enrol", expires_in_s=5)
     with _open(session.stream, session.token) as stream:
         assert json.loads(stream.recv())["type"] == "ready"
         with pytest.raises(ConnectionClosed):

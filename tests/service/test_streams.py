@@ -228,7 +228,7 @@ def test_a_session_is_gone_on_with_after_a_lost_connection_and_the_newest_stream
 
 
 def test_an_expired_session_ends_its_stream_and_is_opened_no_more(service):
-    session = make_session(service, "late", expires_in_s=1)
+    session = make_session(service, "late", expires_in_s=5)
     with opened(session) as client:
         heard(client)
         assert heard(client)["code"] == "session_expired"

@@ -45,7 +45,7 @@ def talking(talk: Callable[[ServerConnection], None], result: dict | None = None
 
 
 def test_an_error_is_an_answer_and_nobody_waits_for_another(monkeypatch):
-    monkeypatch.setattr(session_client, "_WITHIN_S", 1.0)
+    monkeypatch.setattr(session_client, "_WITHIN_S", 10.0)
 
     def talk(connection: ServerConnection) -> None:
         for number, _ in enumerate(connection, 1):

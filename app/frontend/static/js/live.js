@@ -181,6 +181,7 @@ async function closed(code) {
   const { session } = running;
   try {
     const now = await get(path("v1", "sessions", session.id));
+    if (now.state === "expired") return fail(CLOSINGS[4003]); // before its stream was open, no code says so
     if (now.result && now.state !== "cancelled") return decided({ ...now.result, person: now.person });
   } catch { /* its own words say enough */ }
   return fail(CLOSINGS[code] ?? t("The connection was lost for good. Start again."));

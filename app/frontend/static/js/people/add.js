@@ -216,4 +216,4 @@ await chooseDomain(byId("domain"), (chosen) => {
   domain = chosen;
   keepDomain(domain);
   byId("start").disabled = !domain;
-});
+}).catch((problem) => notify(problem.message, "bad"));

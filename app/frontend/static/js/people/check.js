@@ -144,4 +144,4 @@ await chooseDomain(byId("domain"), (chosen) => {
   domain = chosen;
   keepDomain(domain);
   return domain ? Promise.all(searches.map((search) => search.begin())) : null;
-});
+}).catch((problem) => notify(problem.message, "bad"));

@@ -1,7 +1,7 @@
 // Everybody in a domain: found while somebody types, some at a time.
 
 import { get } from "../api.js";
-import { byId, debounced, el } from "../dom.js";
+import { byId, debounced, el, notify } from "../dom.js";
 import { chooseDomain } from "../domains.js";
 import { number } from "../format.js";
 import { t, tn } from "../i18n.js";
@@ -83,4 +83,4 @@ await chooseDomain(byId("domain"), (chosen) => {
   if (domain) return load({ anew: true });
   found.textContent = t("There is no domain yet.");
   return null;
-});
+}).catch((problem) => notify(problem.message, "bad"));

@@ -162,7 +162,7 @@ more.addEventListener("click", loadFaces);
 const mergeForm = byId("merge");
 const into = combobox(byId("into"), async (text) => {
   const suggestions = await suggestPersons(domain.id)(text);
-  return suggestions.filter(({ value }) => value !== person.id);
+  return suggestions.filter(({ value }) => value !== root.dataset.personId);
 }, { onChoose: () => { mergeForm.querySelector("button").disabled = false; } });
 byId("into").addEventListener("input", () => { mergeForm.querySelector("button").disabled = true; });
 
@@ -194,7 +194,14 @@ byId("erase").addEventListener("click", async () => {
   }
 });
 
-person = await get(address);
-show();
-portrait(false);
-await loadFaces();
+try {
+  person = await get(address);
+} catch (problem) {
+  notify(problem.message, "bad");
+}
+if (person) {
+  show();
+  portrait(false);
+  for (const button of [byId("erase"), form.querySelector("button")]) button.disabled = false;
+  await loadFaces();
+}

@@ -80,5 +80,9 @@ takePictures(byId("drop"), (files) => known.then(
   () => add(files),
   () => notify(t("The domains cannot be loaded, so no picture is taken in. Load the page again."), "bad"),
 ));
-await known;
-byId("recognise").dataset.ready = "";
+try {
+  await known;
+  byId("recognise").dataset.ready = "";
+} catch (problem) {
+  notify(problem.message, "bad");
+}
