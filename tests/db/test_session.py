@@ -277,11 +277,11 @@ def test_one_tenants_slow_queries_leave_connections_for_others_and_nobody_calls_
                 database.transaction(limit_s) as session,
             ):
                 started.release()
-                outcomes.append(session.scalar(text("SELECT pg_backend_pid() FROM pg_sleep(1)")))
+                outcomes.append(session.scalar(text("SELECT pg_backend_pid() FROM pg_sleep(4)")))
         except DatabaseError as error:
             outcomes.append(type(error))
 
-    threads = [threading.Thread(target=ask, args=asked) for asked in enumerate([5.0] * 3 + [0.5] * 4)]
+    threads = [threading.Thread(target=ask, args=asked) for asked in enumerate([20.0] * 3 + [0.5] * 4)]
     for thread in threads[:3]:
         thread.start()
     for _ in range(3):

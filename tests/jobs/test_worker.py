@@ -34,7 +34,7 @@ def start(database_settings: Settings, tmp_path) -> Iterator[Start]:
         def start(settings: Settings = database_settings, **env: str) -> Worker:
             url = settings.vector_db_url
             assert url is not None
-            given = {"VECTOR_DB_URL": url.get_secret_value(), "STORAGE_DIR": str(tmp_path)}
+            given = {"VECTOR_DB_URL": url.get_secret_value(), "STORAGE_DIR": str(tmp_path), "JOBS_STALLED_S": "4"}
             argv = [sys.executable, "-m", "tests.jobs.kinds"]
             worker = subprocess.Popen(argv, cwd=PROJECT_ROOT, env=os.environ | given | env)
             started.callback(worker.wait)

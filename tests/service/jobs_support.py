@@ -41,7 +41,7 @@ def upload(http: httpx.Client, domain: str, data: bytes, **options) -> httpx.Res
 
 def ended(http: httpx.Client, job: str) -> dict:
     """The job once it has ended."""
-    eventually(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ENDED, 120)
+    eventually(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ENDED, 240)
     return http.get(f"/v1/jobs/{job}").json()
 
 

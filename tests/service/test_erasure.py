@@ -20,7 +20,7 @@ from redis import Redis
 from tests.deepface_files import dataset
 from tests.pictures import lfw10
 from tests.redis_server import redis_server
-from tests.service.running import RunningService, free_port, running_service
+from tests.service.running import RunningService, eventually, free_port, running_service
 from tests.service.searching import (
     dump,
     found_in,
@@ -89,6 +89,7 @@ def test_under_load_nobody_who_asks_after_the_receipt_hears_of_them(service: Run
         enrol(http, wanted, people[wanted][ENROLLED], domain)
         enrol(http, other, people[other][ENROLLED], domain)
     erased_s: list[float] = []
+    seen: set[str] = set()
 
     def ask(number: int) -> list[tuple[float, str, set[str]]]:
         heard = []
@@ -97,11 +98,12 @@ def test_under_load_nobody_who_asks_after_the_receipt_hears_of_them(service: Run
                 began_s = time.monotonic()
                 label = (wanted, other)[(number + len(heard)) % 2]
                 heard.append((began_s, label, named(http, people[label][PROBE], domain=domain)))
+                seen.update(heard[-1][2])
         return heard
 
     with ThreadPoolExecutor(4) as threads, service.client() as http:
         asking = [threads.submit(ask, number) for number in range(4)]
-        time.sleep(1)
+        eventually(lambda: wanted in seen)
         receipt = http.delete(f"/v1/domains/{domain}/persons/{_quoted(wanted)}")
         erased_s.append(time.monotonic())
         assert (receipt.status_code, receipt.json()["state"]) == (200, "finished")

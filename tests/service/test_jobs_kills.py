@@ -19,7 +19,7 @@ FILES = 100
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with running_service(tmp_path_factory.mktemp("kills") / "storage", env={"JOBS_STALLED_S": "1"}) as running:
+    with running_service(tmp_path_factory.mktemp("kills") / "storage", env={"JOBS_STALLED_S": "3"}) as running:
         yield running
 
 

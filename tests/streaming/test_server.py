@@ -19,9 +19,16 @@ from app.errors import (
     TooManyStreams,
     WorkerTimeout,
 )
+from app.streaming import dialogue
 from app.streaming.places import Places
 from app.tenancy import Reach
 from tests.streaming.serving import RESULT, FakeSession, serving
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """However busy the machine is: a frame that has waited is dropped for a newer one only, where a test does not say else."""
+    monkeypatch.setattr(dialogue, "_FRAME_MAX_AGE_S", 60.0)
 
 
 @pytest.fixture(scope="module")
