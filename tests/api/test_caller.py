@@ -3,6 +3,7 @@ import socket
 import pytest
 
 from app.api.caller import hang_up_test
+from tests.service.running import eventually
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_a_client_that_waits_is_there_and_also_one_that_sends_more(connection):
 def test_a_client_that_closes_is_gone(connection):
     client, gone = connection
     client.close()
-    assert gone()
+    eventually(gone)
 
 
 def test_below_another_server_nobody_is_gone():

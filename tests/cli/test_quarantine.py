@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,15 @@ _HELD = ["a1" * 32, "a2" * 32, "b1" * 32]
 _STARTS_WITHIN_S = 60
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    found = parse_settings(storage_dir=tmp_path)
-    for folder in (found.run_dir, found.logs_dir):
-        folder.mkdir()
+def settings_in(folder: Path) -> Settings:
+    found = parse_settings(storage_dir=folder)
+    for needed in (found.run_dir, found.logs_dir):
+        needed.mkdir()
     return found
 
 
-@pytest.fixture
-def pool(settings: Settings) -> Iterator[EmbedderClient]:
+@contextmanager
+def running_pool(settings: Settings) -> Iterator[EmbedderClient]:
     """A pool, three pictures in its quarantine, and one more that only one worker has died of."""
     before = Quarantine(settings.quarantine_file, keep_s=3600)
     for digest in [*_HELD, *_HELD, "c1" * 32]:
@@ -47,6 +47,25 @@ def pool(settings: Settings) -> Iterator[EmbedderClient]:
     finally:
         process.terminate()
         assert process.wait(_STARTS_WITHIN_S) == 0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+def pool(settings: Settings) -> Iterator[EmbedderClient]:
+    with running_pool(settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory) -> Iterator[tuple[Settings, EmbedderClient]]:
+    """For tests after which all three are still held."""
+    settings = settings_in(tmp_path_factory.mktemp("unchanged"))
+    with running_pool(settings) as client:
+        yield settings, client
 
 
 def wait_until_it_answers(client: EmbedderClient, process: subprocess.Popen[bytes]) -> None:
@@ -69,7 +88,10 @@ def held(pool: EmbedderClient) -> list[str]:
     return sorted(picture.sha256 for picture in pool.quarantined())
 
 
-def test_list_tells_of_what_the_worker_died_and_when_it_is_forgotten(settings: Settings, pool: EmbedderClient) -> None:
+def test_list_tells_of_what_the_worker_died_and_when_it_is_forgotten(
+    unchanged: tuple[Settings, EmbedderClient],
+) -> None:
+    settings, _ = unchanged
     lines = run(settings, "list").output.splitlines()
     assert [line.split()[:3] for line in lines] == [[digest, "sigsegv", "until"] for digest in _HELD]
     assert all(line.endswith(" UTC") for line in lines)
@@ -110,8 +132,9 @@ def test_all_are_cleared_for_good(settings: Settings, pool: EmbedderClient) -> N
     ],
 )
 def test_what_cannot_be_cleared_is_told_and_nothing_is(
-    settings: Settings, pool: EmbedderClient, arguments: list[str], said: str
+    unchanged: tuple[Settings, EmbedderClient], arguments: list[str], said: str
 ) -> None:
+    settings, pool = unchanged
     result = run(settings, "clear", *arguments)
 
     assert result.exit_code != 0

@@ -37,7 +37,7 @@ def unpickle_all(folder: str) -> None:
         canary = Path(folder, "canary")
         with contextlib.suppress(Exception):  # most end in nonsense, after they have run
             pickle.loads(payloads.running_code(canary)[name])
-        for _ in range(100):  # some start a program, which takes its time
+        for _ in range(1_500):  # some start a program, which takes its time
             if canary.exists():
                 sys.stdout.write(f"{name}\n")
                 break

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import unicodedata
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -317,7 +318,8 @@ def test_a_process_that_prepares_and_is_killed_is_a_clear_answer_and_starts_over
         store.open("d", wait_s=0)
     child = psutil.Process(store._builds["d"].process.pid)
     for process in [*child.children(recursive=True), child]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            process.kill()
     child.wait()
     with pytest.raises(DatasetUnavailable, match="the log says why"):
         store.open("d", wait_s=WAIT_S)

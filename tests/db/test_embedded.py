@@ -34,6 +34,7 @@ from app.db.templates import insert_templates
 from app.errors import DatabaseError, DatabaseUnavailable
 from app.tenancy import carried
 from tests.db_server import random_units, storage_in, template
+from tests.prepared import put_cluster
 
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
@@ -66,11 +67,18 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> bool:
     until_s = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < until_s:
         time.sleep(0.02)
     return condition()
+
+
+def with_data(storage: Path) -> Settings:
+    """Settings of an installation that has been started before."""
+    storage.mkdir(mode=0o711)  # the database's own user has to pass through
+    put_cluster(storage)
+    return storage_in(storage)
 
 
 def ping(settings: Settings) -> None:
@@ -203,7 +211,7 @@ def test_a_second_start_on_the_same_data_is_refused(server_settings: Settings) -
 def test_two_installations_run_side_by_side(
     server_settings: Settings, tmp_path: Path, start_server: StartServer
 ) -> None:
-    other = storage_in(tmp_path / "other")
+    other = storage_in(tmp_path / "other")  # with data of its own
     start_server(other)
     databases = Database(server_settings), Database(other)
     folders = []
@@ -226,7 +234,7 @@ def test_a_long_storage_path_works(tmp_path: Path, start_server: StartServer) ->
 
 
 def test_stopping_leaves_no_process_and_no_socket(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     server = start_server(settings)
     files = ServerFiles.of(settings)
     pids = server_pids(files.data)
@@ -240,12 +248,12 @@ def test_stopping_leaves_no_process_and_no_socket(tmp_path: Path, start_server: 
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path, start_server: StartServer) -> None:
-    server = start_server(storage_in(tmp_path / "storage"))
+    server = start_server(with_data(tmp_path / "storage"))
     assert os.getsid(server.pid) == server.pid != os.getsid(0)
 
 
 def test_it_shuts_down_cleanly_when_its_owner_is_killed(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     owner = subprocess.Popen(
         [sys.executable, "-c", prepare_program(settings, then=".start(); print('ready', flush=True); input()")],
         cwd=PROJECT_ROOT,
@@ -263,7 +271,7 @@ def test_it_shuts_down_cleanly_when_its_owner_is_killed(tmp_path: Path, start_se
 
 
 def test_nothing_acknowledged_is_lost_when_the_postmaster_is_killed(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     server = start_server(settings)
     database = Database(settings)
     migrate.upgrade(database.engine)
@@ -316,7 +324,7 @@ def test_a_backend_left_over_in_the_middle_of_a_statement_does_not_prevent_a_sta
 ) -> None:
     monkeypatch.setattr("app.db.embedded._ORPHANS_END_WITHIN_S", 0.5)
     monkeypatch.setattr("app.db.server_process._EACH_SIGNAL_S", 0.5)
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     server = start_server(settings)
     with connect_as_superuser(ServerFiles.of(settings)) as client:
         pid = client.info.backend_pid
@@ -332,7 +340,7 @@ def test_a_backend_left_over_in_the_middle_of_a_statement_does_not_prevent_a_sta
 
 
 def test_a_process_id_in_use_again_does_not_prevent_a_start(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     server = start_server(settings)
     pid_file = ServerFiles.of(settings).data / "postmaster.pid"
     traces = pid_file.read_text()
@@ -369,7 +377,7 @@ def test_preparing_twice_keeps_the_data(tmp_path: Path) -> None:
 
 
 def test_a_lost_role_key_is_made_anew(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     start_server(settings).stop()
     ServerFiles.of(settings).role_key.unlink()
     with pytest.raises(DatabaseUnavailable, match="not set up"):
@@ -379,7 +387,7 @@ def test_a_lost_role_key_is_made_anew(tmp_path: Path, start_server: StartServer)
 
 
 def test_an_older_extension_is_brought_to_the_programs_version(tmp_path: Path, start_server: StartServer) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     server = start_server(settings)
     version = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
     with connect_as_superuser(ServerFiles.of(settings), DATABASE) as connection:
@@ -404,7 +412,7 @@ def test_an_older_extension_is_brought_to_the_programs_version(tmp_path: Path, s
 def test_data_that_cannot_be_used_is_refused_with_the_reason(
     tmp_path: Path, damage: Callable[[ServerFiles], object], message: str
 ) -> None:
-    settings = storage_in(tmp_path / "storage")
+    settings = with_data(tmp_path / "storage")
     EmbeddedPostgres(settings).prepare()
     damage(ServerFiles.of(settings))
     with pytest.raises(DatabaseUnavailable, match=message) as refused:

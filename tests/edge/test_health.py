@@ -77,7 +77,7 @@ def ask():
 
     def get(what, path="/healthz"):
         reports[0] = what
-        return httpx.get(f"http://127.0.0.1:{server.port}{path}")
+        return httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=60)
 
     yield get
     server.stop()

@@ -65,7 +65,7 @@ def test_a_face_that_the_model_makes_nothing_of_is_a_typed_error_and_costs_no_wo
 
 def test_a_quarantine_ends(tmp_path, models):
     with running_pool(
-        tmp_path / "pool", models, faults={POISON: "abort"}, embedder_workers=2, quarantine_s=20.0
+        tmp_path / "pool", models, faults={POISON: "abort"}, embedder_workers=2, quarantine_s=10.0
     ) as pool:
         for deaths in (2, 4):
             assert isinstance(pool.analyze(POISON), ImageQuarantined)

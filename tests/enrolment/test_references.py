@@ -326,23 +326,26 @@ def test_an_error_that_nobody_foresaw_gives_the_photo_back(album: Album) -> None
     assert album.preload("Ana").extractions[0].photo.state == "extracted"
 
 
-def test_two_at_once_extract_once_and_who_comes_second_is_told(album: Album) -> None:
+def test_two_at_once_extract_once_and_who_comes_second_is_told(album: Album, monkeypatch) -> None:
     (waiting,) = album.add("Ana", OLD)
     at_work, go_on = threading.Event(), threading.Event()
 
     def wait() -> None:
         at_work.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
 
     album.pool.before = wait
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(carried(album.preload), "Ana")
-        assert at_work.wait(10)
+        assert at_work.wait(60)
         with pytest.raises(PoolBusy, match="elsewhere"):  # the job is tried again later
             album.run_job(waiting.job_id)
         assert album.preload("Ana", seconds=0.05).error.code == "pool_busy"
+        usual, began = album.service._extract_all, threading.Semaphore(0)
+        monkeypatch.setattr(album.service, "_extract_all", lambda *given: (began.release(), usual(*given))[1])
         others = [threads.submit(carried(album.preload), "Ana") for _ in range(2)]
-        time.sleep(0.2)
+        for _ in others:  # each has seen that the photo waits
+            assert began.acquire(timeout=60)
         go_on.set()
         told = [future.result().extractions for future in (first, *others)]
     assert [entry.photo.state for (entry,) in told] == ["extracted"] * 3

@@ -30,7 +30,7 @@ def test_a_wrong_key_is_answered_in_words(visitor):
 
 def test_behind_a_proxy_with_tls_the_cookie_is_kept_to_https(service):
     headers = {"Origin": "https://faces.example", "Host": "faces.example", "X-Forwarded-Proto": "https"}
-    answer = httpx.post(f"{service.url}/sign-in", data={"key": service.key}, headers=headers)
+    answer = httpx.post(f"{service.url}/sign-in", data={"key": service.key}, headers=headers, timeout=60)
     cookie = answer.headers["Set-Cookie"]
     assert cookie.startswith("__Host-facedex=")
     assert "Secure" in cookie.split("; ")

@@ -29,7 +29,8 @@ SMALL = {"JOBS_WORKERS": "0", "EMBEDDER_WORKERS": "1"}
 
 # Below those that the kernel gives away, and each process of the tests has a thousand of its own.
 _FIRST_PORT = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_PORTS = itertools.cycle(_FIRST_PORT + (random.randrange(1_000) + number) % 1_000 for number in range(1_000))
+_START = random.randrange(1_000)
+_PORTS = itertools.cycle(_FIRST_PORT + (_START + number) % 1_000 for number in range(1_000))
 
 
 def free_port() -> int:
@@ -105,7 +106,9 @@ class RunningService:
     def part(self, *argv: str) -> tuple[psutil.Process, list[psutil.Process]]:
         """The process that was started with these arguments, and those that it has forked."""
         (master,) = [
-            child for child in psutil.Process(self.process.pid).children() if _argv(child)[1 : len(argv) + 1] == [*argv]
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if argv_of(child)[1 : len(argv) + 1] == [*argv]
         ]
         return master, master.children()
 
@@ -159,7 +162,7 @@ def running_service(storage: Path, *options: str, env: dict[str, str] | None = N
         service.kill()
 
 
-def _argv(process: psutil.Process) -> list[str]:
+def argv_of(process: psutil.Process) -> list[str]:
     """What the process was started with; nothing for one that has just ended."""
     try:
         return process.cmdline()

@@ -185,7 +185,11 @@ def test_without_the_key_nothing_is_answered(service, path, headers):
 
     for method in ("GET", "POST"):
         answer = httpx.request(
-            method, service.url + path, headers=headers, content=io.BytesIO(b"x" * 1000) if method == "POST" else None
+            method,
+            service.url + path,
+            headers=headers,
+            content=io.BytesIO(b"x" * 1000) if method == "POST" else None,
+            timeout=60,
         )
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
         assert service.key not in answer.text
@@ -195,16 +199,16 @@ def test_both_headers_carry_the_key(service):
     import httpx
 
     for headers in ({"x-api-key": service.key}, {"Authorization": f"Bearer {service.key}"}):
-        assert httpx.get(service.url + "/v1/domains", headers=headers).status_code == 200
+        assert httpx.get(service.url + "/v1/domains", headers=headers, timeout=60).status_code == 200
 
 
 def test_basic_authentication_opens_the_documentation_only(service):
     import httpx
 
     auth = httpx.BasicAuth("", service.key)
-    assert httpx.get(service.url + "/openapi.json", auth=auth).status_code == 200
-    assert httpx.get(service.url + "/docs/swagger", auth=auth).status_code == 200
-    assert httpx.get(service.url + "/v1/domains", auth=auth).status_code == 401
+    assert httpx.get(service.url + "/openapi.json", auth=auth, timeout=60).status_code == 200
+    assert httpx.get(service.url + "/docs/swagger", auth=auth, timeout=60).status_code == 200
+    assert httpx.get(service.url + "/v1/domains", auth=auth, timeout=60).status_code == 401
 
 
 NAMES = [

@@ -336,7 +336,7 @@ def test_a_file_may_have_any_name(http):
 
 def test_without_the_key_nothing_is_answered(service):
     for path in (*ONE, "/v1/embeddings/batch", "/v1/verify"):
-        answer = httpx.post(service.url + path, content=b"x")
+        answer = httpx.post(service.url + path, content=b"x", timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 

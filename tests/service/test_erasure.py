@@ -130,7 +130,9 @@ def redis_port(tmp_path: Path):
 
 @pytest.fixture
 def keeping(tmp_path: Path, redis_port: int | None):
-    env = {"STORE_IMAGES": "true"} | ({"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"} if redis_port else {})
+    env = {"STORE_IMAGES": "true"}
+    if redis_port:  # however busy the machine is: it is there
+        env["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0?socket_timeout=5&socket_connect_timeout=5"
     with running_service(tmp_path / "storage", "--workers", "1", env=env) as running:
         yield running
 

@@ -184,8 +184,8 @@ def test_without_a_database_everything_that_needs_none_works_and_the_rest_says_s
 
         counts = {"ok": True, "domains": 4, "usable": 3, "with_problems": 1}
         # What was found within the last second is told again.
-        eventually(lambda: httpx.get(service.url + "/readyz").json()["checks"]["datasets"] == counts)
-        told = httpx.get(service.url + "/readyz")
+        eventually(lambda: httpx.get(service.url + "/readyz", timeout=60).json()["checks"]["datasets"] == counts)
+        told = httpx.get(service.url + "/readyz", timeout=60)
         assert (told.status_code, told.json()["status"]) == (200, "ready")
         assert told.json()["checks"]["database"] == {"ok": True, "disabled": True}
         assert "slovenia" not in told.text
@@ -398,7 +398,7 @@ def test_a_service_starts_though_its_database_elsewhere_is_away_and_migrates_it_
         assert outcome(recognize(http, "d")) == NO_DATABASE
         server = EmbeddedPostgres(elsewhere).start()
         try:
-            eventually(lambda: httpx.get(service.url + "/readyz").json()["status"] == "ready")
+            eventually(lambda: httpx.get(service.url + "/readyz", timeout=60).json()["status"] == "ready")
             eventually(lambda: outcome(recognize(http, "d")) == NOT_MIGRATED)
             enrol(http, "new")
             eventually(lambda: outcome(recognize(http, "new")) == FROM_PGVECTOR)
@@ -506,7 +506,7 @@ def test_a_reload_with_wrong_settings_changes_nothing_and_says_why(tmp_path, her
 
 def is_ready(service: RunningService) -> bool:
     try:
-        return httpx.get(service.url + "/readyz").status_code == 200
+        return httpx.get(service.url + "/readyz", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 

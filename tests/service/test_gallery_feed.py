@@ -176,7 +176,9 @@ def test_the_edge_follows_and_goes_on_alone(
         # Erased: never again, by a tombstone that has nothing but the id.
         before = edge.sync.state.version
         http.delete(person("Bor")).raise_for_status()
-        told = httpx.get(feed_url(own), params={"since": before}, headers={"x-api-key": key}).raise_for_status()
+        told = httpx.get(
+            feed_url(own), params={"since": before}, headers={"x-api-key": key}, timeout=60
+        ).raise_for_status()
         header, templates = decode(told.content)
         assert (header.members, header.removed, len(templates), header.full) == ((), (ids["Bor"],), 0, False)
         assert b"Bor" not in told.content
@@ -245,15 +247,15 @@ def feed_url(service: RunningService) -> str:
 
 def test_the_feed_answers_with_what_it_says(own: RunningService, key: str) -> None:
     url, shown = feed_url(own), {"x-api-key": key}
-    told = httpx.get(url, headers=shown)
+    told = httpx.get(url, headers=shown, timeout=60)
     assert (told.status_code, told.headers["content-type"]) == (200, MEDIA_TYPE)
     assert told.headers["cache-control"] == "private, no-cache"
     assert decode(told.content)[0].full
-    unchanged = httpx.get(url, headers=shown | {"if-none-match": told.headers["etag"]})
+    unchanged = httpx.get(url, headers=shown | {"if-none-match": told.headers["etag"]}, timeout=60)
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     assert unchanged.headers["etag"] == told.headers["etag"]
     far = f"{'0' * 32}.7"
-    assert decode(httpx.get(url, params={"since": far}, headers=shown).content)[0].full
+    assert decode(httpx.get(url, params={"since": far}, headers=shown, timeout=60).content)[0].full
     for query, code in (
         ({"since": "7"}, "invalid_request"),
         ({"since": ""}, "invalid_request"),
@@ -262,7 +264,7 @@ def test_the_feed_answers_with_what_it_says(own: RunningService, key: str) -> No
         ({"limit": 5001}, "invalid_parameters"),
         ({"limit": "x"}, "invalid_parameters"),
     ):
-        refused = httpx.get(url, params=query, headers=shown)
+        refused = httpx.get(url, params=query, headers=shown, timeout=60)
         assert refused.json()["code"] == code, query
         assert refused.headers["content-type"] == "application/problem+json"
 
@@ -273,7 +275,7 @@ def test_it_is_for_keys_that_may_copy_galleries(own: RunningService, key: str, t
         scopes = ["recognize", "enrol", "verify", "embed", "admin"]
         wanted = {"name": "all but", "scopes": scopes, "domains": [DOMAIN]}
         other = http.post("/v1/keys", json=wanted).raise_for_status().json()["key"]
-    assert httpx.get(feed_url(own), headers={"x-api-key": other}).json()["code"] == "scope_missing"
+    assert httpx.get(feed_url(own), headers={"x-api-key": other}, timeout=60).json()["code"] == "scope_missing"
     for domain, shown in (("others", key), (DOMAIN, other), (DOMAIN, "fdx_nonsense")):
         source = FeedSource(own.url, domain, lambda shown=shown: shown)
         with pytest.raises(SourceRefused):

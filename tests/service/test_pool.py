@@ -20,7 +20,7 @@ from app.embedder.client import EmbedderClient
 from app.errors import EmbedderUnavailable, InvalidImage, ModelUnavailable, UnknownModel, WorkerTimeout
 from tests import pictures
 from tests.packs import install_scrfd
-from tests.service.running import ROOT, SMALL, eventually, free_port, running_service
+from tests.service.running import ROOT, SMALL, argv_of, eventually, free_port, running_service
 
 pytestmark = pytest.mark.service
 
@@ -111,7 +111,7 @@ def test_a_pool_elsewhere_is_asked_over_tcp(tmp_path):
             with running_service(
                 tmp_path / "second", env=SMALL | {"EMBEDDER_URL": f"tcp://127.0.0.1:{port}"}
             ) as second:
-                assert not [process for process in second.tree() if "app.embedder.pool" in process.cmdline()]
+                assert not [process for process in second.tree() if "app.embedder.pool" in argv_of(process)]
                 with second.client() as http:
                     http.post("/v1/domains", json={"name": "far"}).raise_for_status()
                     told = http.post("/recognize", data={"domain": "far"}, files={"file": photo}).raise_for_status()
@@ -181,7 +181,7 @@ def test_a_further_model_that_goes_missing_costs_only_itself_and_doctor_names_it
         (other,) = [worker for worker in client.status().workers if worker.model == name]
         psutil.Process(other.pid).kill()
         eventually(lambda: [worker.state for worker in client.status().workers] == ["idle", "failed"])
-        assert httpx.get(service.url + "/readyz").status_code == 200
+        assert httpx.get(service.url + "/readyz", timeout=60).status_code == 200
         photo = pictures.portrait().read_bytes()
         with pytest.raises(ModelUnavailable, match="installed: dlib"):
             client.analyze(photo, deadline=Deadline.after(30), model=name)

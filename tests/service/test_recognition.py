@@ -218,7 +218,7 @@ def test_another_pack_names_all_thirty_and_never_meets_the_first_ones_embeddings
         # It counts from the next start on; until then, nothing changes for anybody, not even for a worker that starts anew.
         for worker in service.pool()[1]:
             worker.kill()
-        eventually(lambda: httpx.get(service.url + "/readyz").status_code == 200)
+        eventually(lambda: httpx.get(service.url + "/readyz", timeout=60).status_code == 200)
         with service.client() as http:
             assert recognize(http, {"name": "before"}, photo)["model"] == "dlib"
             assert http.post("/v1/domains", json={"name": "during"}).json()["model"]["name"] == "dlib"

@@ -23,6 +23,7 @@ def test_memory_does_not_grow_with_the_number_of_requests(tmp_path):
     env = SMALL | {
         "EMBEDDER_MAX_REQUESTS": "0",
         "EMBEDDER_RECYCLE_MB": "0",
+        "WEB_WORKERS": "1",
         "WEB_THREADS": "8",
         "FACE_CACHE_TTL_S": "0",
     }
