@@ -20,7 +20,7 @@ from app.edge.sources.dynamodb import DynamoSource
 from app.edge.sources.feed import FeedSource
 from app.edge.timekeeping import TimeOfDay
 from app.edge.triggers import Triggers
-from app.edge.wiring import make_gallery, make_recognition, make_source, make_sync
+from app.edge.wiring import make_broker, make_gallery, make_recognition, make_source, make_sync
 from app.vision.engine import load_engine
 from app.vision.packs import PackStore, contract_dimension
 from tests import pictures
@@ -30,7 +30,9 @@ from tests.service.running import eventually, free_port
 GUEST, OTHER = "Ariel_Sharon", "Colin_Powell"
 
 
-def settings(folder: Path, models: Path | None, *, more: str = "", broker: int = 1, **gallery: str) -> EdgeConfig:
+def settings(
+    folder: Path, models: Path | None, *, more: str = "", broker: int = 1, answer_s: float = 10.0, **gallery: str
+) -> EdgeConfig:
     """Of a controller whose server is not there."""
     recognition = "" if models is None else f'[recognition]\nmode = "auto"\nmodels_dir = "{models}"\n'
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in gallery.items())
@@ -49,7 +51,7 @@ def settings(folder: Path, models: Path | None, *, more: str = "", broker: int =
         [broker]
         host = "127.0.0.1"
         port = {broker}
-        answer_s = 10.0
+        answer_s = {answer_s}
         [health]
         port = 0
         interval_s = 0.2
@@ -101,6 +103,14 @@ def test_another_model_than_the_packs_is_an_error_of_the_settings(tmp_path, mode
 def test_a_pack_that_is_not_there_is_an_error_of_the_settings(tmp_path):
     with pytest.raises(ConfigError, match=r"recognition\.pack"):
         make_gallery(settings(tmp_path, tmp_path / "nowhere"))
+
+
+def test_how_long_the_broker_may_take_to_answer_is_set(tmp_path):
+    config = settings(tmp_path, None, contract="made-up:16:0000000000000000")
+    assert make_broker(config, secrets(config), "facedex/edge/status")._settings.answer_s == 10.0
+    for wrong in (0.0, 31.0):
+        with pytest.raises(ConfigError, match="answer_s"):
+            settings(tmp_path, None, answer_s=wrong, contract="made-up:16:0000000000000000")
 
 
 def test_members_come_from_the_feed_or_from_dynamodb(tmp_path):

@@ -169,7 +169,7 @@ byId("into").addEventListener("input", () => { mergeForm.querySelector("button")
 mergeForm.addEventListener("submit", async (event) => {
   event.preventDefault();
   const { chosen } = into;
-  if (!chosen) return;
+  if (!chosen || !person) return;
   const text = t("All that is of {one} becomes {other}’s, and {one} is gone. This cannot be undone.", { one: person.display_name, other: chosen.text });
   if (!await confirmed(t("Merge two persons?"), text, { action: t("Merge") })) return;
   try {
