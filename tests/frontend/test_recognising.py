@@ -358,6 +358,7 @@ def test_the_first_page_is_light(browser, service, page):
     assert any(url.endswith("/js/recognise/page.js") for url in sizes)
     sent, plain = (sum(size[place] for size in sizes.values()) for place in (0, 1))
     assert sent < plain < FIRST_PAGE_BYTES
+    SCREENS.mkdir(parents=True, exist_ok=True)
     (SCREENS / "first-page.txt").write_text(f"{len(sizes)} requests, {sent} bytes sent, {plain} bytes unpacked\n")
 
 
