@@ -32,8 +32,8 @@ _MAX_ENTRIES: Final = 64
 _ITEM_MAX_BYTES: Final = 512 * 1024
 _PORTION_BYTES: Final = 1024**2
 _HEADER_MAX_BYTES: Final = 1024
-# RuntimeError: an encrypted entry; NotImplementedError: a feature of zip that is not known.
-_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+# RuntimeError: an encrypted entry, or a feature of zip that is not known.
+_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 class NpzDataset:

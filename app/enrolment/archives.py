@@ -24,7 +24,6 @@ _BROKEN: Final = (
     OSError,
     EOFError,
     ValueError,
-    NotImplementedError,
     RuntimeError,
 )
 

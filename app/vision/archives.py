@@ -33,13 +33,12 @@ def collect(source: Path, target: Path) -> None:
     except (
         OSError,
         zipfile.BadZipFile,
-        NotImplementedError,
         RuntimeError,
         EOFError,
         zlib.error,
         lzma.LZMAError,
     ) as error:
-        # RuntimeError: an encrypted entry; NotImplementedError: a compression that is not known.
+        # RuntimeError: an encrypted entry, or a compression that is not known.
         raise InvalidPack(f"{source.name} is neither a folder nor a readable zip archive") from error
 
 
