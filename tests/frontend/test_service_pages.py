@@ -177,7 +177,7 @@ def test_a_migration_is_watched_while_it_runs(page, service, tmp_path):
     argv = [ROOT / ".venv/bin/flask", "--app", "wsgi", "migrate-pkl", "--domain", "moving in", "--mode", "reembed"]
     argv += ["--path", pictures.SHARED / "datasets/deepface-0.0.93", "--images", pictures.SHARED / "faces/lfw10"]
     argv += ["--batch-size", "2", "--keep-going"]
-    page.watcher.expect_status(503)  # of /readyz, where the pool takes its time: of this nothing is asked here
+    page.watcher.expect(r"status of 503 .*/readyz\)$")  # where the pool takes its time: of this nothing is asked here
     page.goto("/operations")
     process = subprocess.Popen(argv, cwd=ROOT, env=service.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -184,5 +184,5 @@ def test_without_redis_each_process_remembers_and_an_erasure_reaches_all_within_
         assert receipt["state"] == "finished"
         assert "face_cache" in {entry["place"] for entry in receipt["remains"]}
         # Of the domain nothing else is asked: it is forgotten all the same.
-        eventually(lambda: metric(http, "entries") == 0, within_s=120)
+        eventually(lambda: metric(http, "entries") == 0, within_s=30)
         assert http.delete(f"/v1/domains/{domain}").status_code == 200

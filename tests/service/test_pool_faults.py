@@ -95,7 +95,7 @@ def test_a_damaged_model_leaves_the_service_alive_until_it_is_mended(web, storag
         pool.launch()
         eventually(lambda: "manifest" in str(httpx.get(web.url + "/readyz", timeout=60).json()["reasons"]))
         assert not is_ready(web)
-        assert httpx.get(web.url + "/healthz", timeout=60).status_code == 200
+        assert httpx.get(web.url + "/healthz").status_code == 200
         answers = at_once(*[lambda: recognise(web, HARMLESS[0])] * CLIENTS)
         assert {told(answer) for answer in answers} == {(503, "model_unavailable")}
         assert all("Retry-After" in answer.headers for answer in answers)

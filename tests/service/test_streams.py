@@ -282,8 +282,10 @@ def test_damaged_pictures_are_answered_one_by_one_and_cost_no_worker(service):
                 break
         assert {worker.pid for worker in service.embedder().status().workers} == before
     # One that a busy machine has not come to in time is sent again.
-    frames = [answer for answer in answers if answer["type"] == "frame" and not answer["dropped"]]
+    told = [answer for answer in answers if answer["type"] == "frame"]
+    frames = [frame for frame in told if not frame["dropped"]]
     assert len(frames) == len(damaged)
+    assert {reason for frame in told if frame["dropped"] for reason in frame["reasons"]} <= {"late", "worker_timeout"}
     assert "unreadable" in {reason for frame in frames for reason in frame["reasons"]}
 
 

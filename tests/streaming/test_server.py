@@ -63,6 +63,18 @@ def test_each_frame_is_answered_and_the_result_closes_the_stream(server):
     assert server.session.closed.wait(60)
 
 
+def test_a_frame_that_has_waited_for_too_long_is_dropped_and_said_so(server, monkeypatch):
+    with server.connect() as client:
+        heard(client)
+        monkeypatch.setattr(dialogue, "_FRAME_MAX_AGE_S", -1.0)
+        client.send(b"one")
+        told = heard(client)
+        assert (told["frame"], told["dropped"], told["reasons"]) == (1, True, ["late"])
+        monkeypatch.setattr(dialogue, "_FRAME_MAX_AGE_S", 60.0)
+        client.send(b"two")
+        assert heard(client)["accepted"]
+
+
 def test_frames_are_looked_at_within_the_reach_of_the_sessions_domain_only(server):
     with server.connect() as client:
         heard(client)
